@@ -1,0 +1,23 @@
+# Everything but libtorch comes from Debian. All that is missing is named at once, with the command that installs it.
+set(_missing "")
+macro(exfusion_require package debian)
+  find_package(${package} QUIET ${ARGN})
+  if(NOT ${package}_FOUND)
+    list(APPEND _missing ${debian})
+  endif()
+endmacro()
+
+exfusion_require(Boost libboost-program-options-dev COMPONENTS program_options)
+exfusion_require(fmt libfmt-dev)
+exfusion_require(spdlog libspdlog-dev)
+exfusion_require(yaml-cpp libyaml-cpp-dev)
+exfusion_require(nlohmann_json nlohmann-json3-dev)
+exfusion_require(HDF5 libhdf5-dev COMPONENTS C)
+exfusion_require(ZLIB zlib1g-dev)
+exfusion_require(GTest libgtest-dev)
+exfusion_require(benchmark libbenchmark-dev)
+
+if(_missing)
+  list(JOIN _missing " " _missing)
+  message(FATAL_ERROR "Missing packages. Install them with:\n  apt-get install ${_missing}")
+endif()

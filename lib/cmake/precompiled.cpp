@@ -1,0 +1,1 @@
+// Carries the precompiled header that every layer but core reuses.

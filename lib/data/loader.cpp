@@ -1,0 +1,242 @@
+#include "data/loader.h"
+
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "data/augment.h"
+
+namespace exfusion {
+namespace {
+
+using Order = std::vector<std::int64_t>;
+
+Order epoch_order(const Dataset& train, std::uint64_t seed, std::int64_t epoch) {
+  return random_permutation(train.size(),
+                            CounterRandom(seed, Draw::order, static_cast<std::uint32_t>(epoch)));
+}
+
+// Images and targets as empty tensors, samples in place. Everything after is written through raw pointers: an
+// ATen operator on a loader thread would start OpenMP threads of its own.
+Batch empty_batch(const Dataset& split, std::int64_t classes, std::vector<std::int64_t> samples) {
+  Batch batch;
+  const auto count = static_cast<std::int64_t>(samples.size());
+  batch.images = at::empty({count, split.channels, split.height, split.width}, at::kFloat);
+  batch.targets = at::empty({count, classes}, at::kFloat);
+  batch.samples = std::move(samples);
+  return batch;
+}
+
+std::vector<std::int64_t> labels_of(const Dataset& split, const std::vector<std::int64_t>& samples) {
+  std::vector<std::int64_t> labels;
+  for (const std::int64_t sample : samples) labels.push_back(split.label(sample));
+  return labels;
+}
+
+// Writes the augmented, not yet mixed images of a batch.
+void write_images(const Dataset& train, const LoaderConfig& config, const Batch& batch, float* out) {
+  const NormalisationTable table = normalisation_table(config.data, train.channels);
+  for (const std::int64_t sample : batch.samples) {
+    const CounterRandom random(config.seed, Draw::augment, static_cast<std::uint32_t>(batch.epoch),
+                               static_cast<std::uint32_t>(sample));
+    write_augmented(train, sample, table,
+                    draw_augmentation(config.data.augment, random, train.height, train.width), out);
+    out += train.channels * train.height * train.width;
+  }
+}
+
+// As make_batch, given the permutation of the step's epoch.
+Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std::int64_t step,
+                          const Order& order) {
+  const std::int64_t steps = steps_per_epoch(train, config.global_batch),
+                     start = step % steps * config.global_batch;
+  const auto first = order.begin() + start;
+  Batch batch = empty_batch(train, config.classes, {first, first + config.global_batch});
+  batch.step = step;
+  batch.epoch = step / steps;
+
+  const AugmentConfig& augment = config.data.augment;
+  const CounterRandom random(config.seed, Draw::mix, 0, static_cast<std::uint32_t>(step));
+  const Mix mix = draw_mix(augment, random, config.global_batch, train.height, train.width);
+  if (mix.partner.empty()) {
+    write_images(train, config, batch, batch.images.data_ptr<float>());
+  } else {
+    std::vector<float> unmixed(static_cast<std::size_t>(batch.images.numel()));
+    write_images(train, config, batch, unmixed.data());
+    mix_images(mix, unmixed.data(), train.channels, train.height, train.width,
+               batch.images.data_ptr<float>());
+  }
+  write_targets(mix, labels_of(train, batch.samples), config.classes, augment.smoothing,
+                batch.targets.data_ptr<float>());
+  return batch;
+}
+
+// The permutations of the epochs in use: shuffling all images once per epoch is cheap, once per step is not.
+class OrderCache {
+ public:
+  std::shared_ptr<const Order> get(const Dataset& train, std::uint64_t seed, std::int64_t epoch) {
+    const std::scoped_lock lock(mutex_);
+    auto& [cached_epoch, order] = slots_[static_cast<std::size_t>(epoch % 2)];
+    if (cached_epoch != epoch) {
+      order = std::make_shared<const Order>(epoch_order(train, seed, epoch));
+      cached_epoch = epoch;
+    }
+    return order;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::array<std::pair<std::int64_t, std::shared_ptr<const Order>>, 2> slots_{{{-1, nullptr}, {-1, nullptr}}};
+};
+
+}  // namespace
+
+std::int64_t steps_per_epoch(const Dataset& train, std::int64_t global_batch) {
+  if (global_batch < 1 || global_batch > train.size()) {
+    throw DataError(
+        fmt::format("train.global_batch is {}, the training set has {} images: it has to be 1 .. {}",
+                    global_batch, train.size(), train.size()));
+  }
+  return train.size() / global_batch;
+}
+
+Batch make_batch(const Dataset& train, const LoaderConfig& config, std::int64_t step) {
+  const std::int64_t epoch = step / steps_per_epoch(train, config.global_batch);
+  return make_batch_in_order(train, config, step, epoch_order(train, config.seed, epoch));
+}
+
+// Threads take steps in order; a batch waits in `made` until next() asks for it.
+struct Loader::State {
+  struct Made {
+    Batch batch;
+    std::exception_ptr error;
+  };
+
+  std::shared_ptr<const Dataset> train;
+  LoaderConfig config;
+  std::int64_t end_step, steps, next_to_make, next_to_give;
+  OrderCache orders;
+
+  std::mutex mutex;  // of what follows and the two steps above
+  std::condition_variable batch_made, room;
+  std::map<std::int64_t, Made> made;
+  bool stopping = false;
+  double wait_seconds = 0.0;
+  std::vector<std::thread> threads;
+
+  bool may_make() const {
+    return next_to_make < end_step && next_to_make < next_to_give + config.data.workers + 2;
+  }
+
+  Made make(std::int64_t step) {
+    try {
+      const auto order = orders.get(*train, config.seed, step / steps);
+      return {make_batch_in_order(*train, config, step, *order), nullptr};
+    } catch (...) {
+      return {{}, std::current_exception()};
+    }
+  }
+
+  void work() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      room.wait(lock, [&] { return stopping || next_to_make == end_step || may_make(); });
+      if (stopping || next_to_make == end_step) return;
+      const std::int64_t step = next_to_make++;
+      lock.unlock();
+      Made result = make(step);
+      lock.lock();
+      made.emplace(step, std::move(result));
+      batch_made.notify_one();
+    }
+  }
+
+  void stop() {
+    {
+      const std::scoped_lock lock(mutex);
+      stopping = true;
+    }
+    room.notify_all();
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+Loader::Loader(std::shared_ptr<const Dataset> train, LoaderConfig config, std::int64_t first_step,
+               std::int64_t end_step)
+    : state_(std::make_unique<State>()) {
+  state_->steps = exfusion::steps_per_epoch(*train, config.global_batch);
+  state_->train = std::move(train);
+  state_->config = std::move(config);
+  state_->next_to_make = state_->next_to_give = first_step;
+  state_->end_step = std::max(first_step, end_step);
+  try {
+    for (std::int64_t worker = 0; worker < state_->config.data.workers; ++worker) {
+      state_->threads.emplace_back([state = state_.get()] { state->work(); });
+    }
+  } catch (...) {  // the system has no more threads: those that run must end before their state does
+    state_->stop();
+    throw;
+  }
+}
+
+Loader::~Loader() {
+  state_->stop();
+}
+
+Batch Loader::next() {
+  State& state = *state_;
+  const auto start = std::chrono::steady_clock::now();
+  std::unique_lock lock(state.mutex);
+  if (state.next_to_give == state.end_step) {
+    throw std::out_of_range(fmt::format("the loader ends before step {}", state.end_step));
+  }
+  state.batch_made.wait(lock, [&] { return state.made.contains(state.next_to_give); });
+  state.wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const auto found = state.made.find(state.next_to_give);
+  if (found->second.error) std::rethrow_exception(found->second.error);
+  Batch batch = std::move(found->second.batch);
+  state.made.erase(found);
+  ++state.next_to_give;
+  lock.unlock();
+  state.room.notify_all();
+  return batch;
+}
+
+double Loader::wait_seconds() const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->wait_seconds;
+}
+
+Batch evaluation_batch(const Dataset& split, const DataConfig& config, std::int64_t classes,
+                       std::int64_t first, std::int64_t count) {
+  if (first < 0 || count < 0 || count > split.size() - first) {
+    throw std::out_of_range(
+        fmt::format("images {} .. {} of a split of {} images", first, first + count - 1, split.size()));
+  }
+  std::vector<std::int64_t> samples(static_cast<std::size_t>(count));
+  std::iota(samples.begin(), samples.end(), first);
+  Batch batch = empty_batch(split, classes, std::move(samples));
+  const NormalisationTable table = normalisation_table(config, split.channels);
+  float* out = batch.images.data_ptr<float>();
+  for (const std::int64_t sample : batch.samples) {
+    write_augmented(split, sample, table, {}, out);
+    out += split.channels * split.height * split.width;
+  }
+  write_targets({}, labels_of(split, batch.samples), classes, 0.0, batch.targets.data_ptr<float>());
+  return batch;
+}
+
+}  // namespace exfusion

@@ -1,0 +1,115 @@
+#include "fusion/fused_update.h"
+
+#include <algorithm>
+
+#include "optim/instruction_sets.h"
+
+namespace exfusion {
+namespace {
+
+// Elements of a block: its G and fused weights stay in the L1 cache (8 KB in float) while the experts pass
+// by.
+constexpr std::int64_t kBlock = 1024;
+constexpr std::int64_t kChunkBytes = 256;          // that are prefetched at a time
+constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
+
+// The lines that the next call will want: the hardware does not foresee the jump from one expert to the next.
+template <class T>
+struct Ahead {
+  const T *w = nullptr, *m = nullptr, *v = nullptr;
+};
+
+template <class T>
+inline void prefetch(const Ahead<T>& ahead, std::int64_t i) {
+  for (std::int64_t byte = 0; byte < kChunkBytes; byte += 64) {
+    for (const T* array : {ahead.w, ahead.m, ahead.v}) {
+      __builtin_prefetch(reinterpret_cast<const char*>(array + i) + byte);
+    }
+  }
+}
+
+// Expert by expert what fused_element does element by element: same operations, same order.
+template <class T>
+inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g, T* __restrict w,
+                          T* __restrict m, T* __restrict v, T scale, T a, T a_next,
+                          const AdamWScalars<T>& scalars, const Ahead<T>& ahead) {
+  const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
+  constexpr std::int64_t kChunk = kChunkBytes / static_cast<std::int64_t>(sizeof(T));
+  const auto update = [&](std::int64_t i) {
+    adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
+    fused[i] += a_next * w[i];
+  };
+  std::int64_t i = 0;
+  for (; i + kChunk <= n; i += kChunk) {
+    prefetch(ahead, i);
+    for (std::int64_t j = i; j < i + kChunk; ++j) update(j);
+  }
+  for (; i < n; ++i) update(i);
+}
+
+template <class T>
+inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict w, T a) {
+  for (std::int64_t i = 0; i < n; ++i) fused[i] += a * w[i];
+}
+
+EXFUSION_INSTRUCTION_SETS
+void update_block(std::int64_t n, float* fused, const float* g, float* w, float* m, float* v, float scale,
+                  float a, float a_next, const AdamWScalars<float>& scalars, const Ahead<float>& ahead) {
+  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars, ahead);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void update_block(std::int64_t n, double* fused, const double* g, double* w, double* m, double* v,
+                  double scale, double a, double a_next, const AdamWScalars<double>& scalars,
+                  const Ahead<double>& ahead) {
+  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars, ahead);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void add_block(std::int64_t n, float* fused, const float* w, float a) {
+  add_expert(n, fused, w, a);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void add_block(std::int64_t n, double* fused, const double* w, double a) {
+  add_expert(n, fused, w, a);
+}
+
+}  // namespace
+
+template <class T>
+void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
+                  const AdamWScalars<T>& scalars) {
+#pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
+  for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
+    const std::int64_t n = std::min(kBlock, tensors.size - i);
+    std::fill_n(tensors.fused + i, n, T(0));
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const bool last = k + 1 == a.size();
+      const std::size_t next = last ? 0 : k + 1;
+      const std::int64_t at = last && i + kBlock < tensors.size ? i + kBlock : i;
+      update_block(n, tensors.fused + i, tensors.gradient + i, tensors.w[k] + i, tensors.m[k] + i,
+                   tensors.v[k] + i, scale, a[k], a_next[k], scalars,
+                   {tensors.w[next] + at, tensors.m[next] + at, tensors.v[next] + at});
+    }
+  }
+}
+
+template <class T>
+void fuse_experts(const ExpertTensors<T>& tensors, std::span<const T> a) {
+#pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
+  for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
+    const std::int64_t n = std::min(kBlock, tensors.size - i);
+    std::fill_n(tensors.fused + i, n, T(0));
+    for (std::size_t k = 0; k < a.size(); ++k) add_block(n, tensors.fused + i, tensors.w[k] + i, a[k]);
+  }
+}
+
+template void fused_update(const ExpertTensors<float>&, std::span<const float>, std::span<const float>, float,
+                           const AdamWScalars<float>&);
+template void fused_update(const ExpertTensors<double>&, std::span<const double>, std::span<const double>,
+                           double, const AdamWScalars<double>&);
+template void fuse_experts(const ExpertTensors<float>&, std::span<const float>);
+template void fuse_experts(const ExpertTensors<double>&, std::span<const double>);
+
+}  // namespace exfusion

@@ -1,0 +1,132 @@
+#include "models/vit.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "models/model.h"
+#include "nn/block.h"
+#include "nn/init.h"
+
+namespace exfusion {
+namespace {
+
+class ViT : public Model {
+ public:
+  explicit ViT(const ViTConfig& config);
+  at::Tensor forward(const at::Tensor& images, const at::Tensor& drop_path) override;
+  std::vector<double> drop_path_rates() const override;
+  bool decays(const std::string& parameter) const override;
+  double forward_flops() const override;
+  void draw_parameters(std::uint64_t seed);
+
+ private:
+  at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
+
+  ViTConfig config_;
+  at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
+  std::shared_ptr<PatchEmbed> patch_embed_;
+  std::vector<std::shared_ptr<Block>> blocks_;
+  std::shared_ptr<LayerNorm> norm_;
+  std::shared_ptr<Linear> head_;
+};
+
+ViT::ViT(const ViTConfig& config) : config_(config) {
+  const bool token = config.pool == "token";
+  if (token) cls_token_ = register_parameter("cls_token", at::zeros({1, 1, config.dim}));
+  pos_embed_ = register_parameter("pos_embed", at::zeros({1, config.tokens(), config.dim}));
+  patch_embed_ =
+      register_module("patch_embed", std::make_shared<PatchEmbed>(config.channels, config.patch, config.dim));
+  const auto blocks = register_module("blocks", std::make_shared<torch::nn::Module>());
+  for (std::int64_t i = 0; i < config.depth; ++i) {
+    auto block = std::make_shared<Block>(config.dim, config.heads, config.hidden);
+    blocks_.push_back(blocks->register_module(std::to_string(i), std::move(block)));
+  }
+  norm_ = register_module(token ? "norm" : "fc_norm", std::make_shared<LayerNorm>(config.dim));
+  head_ = register_module("head", std::make_shared<Linear>(config.dim, config.classes));
+}
+
+at::Tensor ViT::embed(const at::Tensor& images) {
+  const std::array<std::int64_t, 3> expected = {config_.channels, config_.image, config_.image};
+  TORCH_CHECK(images.dim() == 4 && images.sizes().slice(1) == at::IntArrayRef(expected), "images are ",
+              images.sizes(), ", the model takes [n, ", config_.channels, ", ", config_.image, ", ",
+              config_.image, "]");
+  const auto patches = patch_embed_->forward(images);
+  if (!cls_token_.defined()) return patches + pos_embed_;
+  return at::cat({cls_token_.expand({images.size(0), 1, config_.dim}), patches}, 1) + pos_embed_;
+}
+
+at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {
+  auto x = embed(images);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const auto branch = static_cast<std::int64_t>(2 * i);
+    x = drop_path.defined()
+            ? blocks_[i]->forward(x, drop_path.select(1, branch), drop_path.select(1, branch + 1))
+            : blocks_[i]->forward(x, {}, {});
+  }
+  // timm norms all tokens before it takes the class token; the result is the same.
+  const auto pooled = cls_token_.defined() ? x.select(1, 0) : x.mean(1);
+  return head_->forward(norm_->forward(pooled));
+}
+
+std::vector<double> ViT::drop_path_rates() const {
+  std::vector<double> rates;
+  for (std::int64_t i = 0; i < config_.depth; ++i) {
+    const auto last = static_cast<double>(std::max<std::int64_t>(config_.depth - 1, 1));
+    rates.insert(rates.end(), 2, config_.drop_path * static_cast<double>(i) / last);
+  }
+  return rates;
+}
+
+bool ViT::decays(const std::string& parameter) const {
+  return parameter.ends_with(".weight") && named_parameters()[parameter].dim() > 1;
+}
+
+double ViT::forward_flops() const {
+  const auto d = static_cast<double>(config_.dim), hidden = static_cast<double>(config_.hidden);
+  const auto tokens = static_cast<double>(config_.tokens());
+  const auto patches = cls_token_.defined() ? tokens - 1 : tokens;
+  const double embedding =
+      patches * static_cast<double>(config_.channels * config_.patch * config_.patch) * d;
+  const double linear = tokens * (4 * d * d + 2 * d * hidden);  // qkv, proj, fc1, fc2
+  const double attention = 2 * tokens * tokens * d;             // scores, weighted sum of v
+  const double head = d * static_cast<double>(config_.classes);
+  return 2 * (embedding + static_cast<double>(config_.depth) * (linear + attention) + head);
+}
+
+// As timm's init_weights_vit_timm: linear weights and position embedding normal with std 0.02, biases 0,
+// class token normal with std 1e-6; the patch embedding keeps a convolution's own default, uniform in
+// +-1/sqrt(fan in), weight and bias.
+void ViT::draw_parameters(std::uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  const double patch_bound =
+      1.0 / std::sqrt(static_cast<double>(config_.channels * config_.patch * config_.patch));
+  std::int64_t index = 0;
+  for (const auto& item : named_parameters()) {
+    const auto& name = item.key();
+    const InitialDraw draw{seed, Draw::init, 0, index++};
+    if (name.starts_with("patch_embed.")) {
+      fill_uniform(item.value(), patch_bound, draw);
+    } else if (name == "cls_token") {
+      fill_normal(item.value(), 1e-6, draw);
+    } else if (item.value().dim() > 1 && name.find(".mlp.") == std::string::npos) {
+      fill_normal(item.value(), 0.02, draw);
+    }
+  }
+  const auto ffns = find_ffns(*this);
+  for (std::size_t i = 0; i < ffns.size(); ++i) {
+    const auto values = initial_ffn(config_.dim, config_.hidden, seed, static_cast<std::int64_t>(i), 0);
+    const auto parameters = ffns[i].ffn->parameters_in_order();
+    for (std::size_t t = 0; t < values.size(); ++t) parameters[t].copy_(values[t]);
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Model> make_vit(const ViTConfig& config, std::uint64_t seed) {
+  auto model = std::make_shared<ViT>(config);
+  model->draw_parameters(seed);
+  return model;
+}
+
+}  // namespace exfusion

@@ -1,0 +1,35 @@
+// All parameters of a model in one flat buffer and all gradients in another: one memset, one norm, one
+// all-reduce.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace exfusion {
+
+struct ParameterSlot {
+  std::string name;
+  at::Tensor parameter;     // the module's leaf, now a view into values()
+  std::int64_t offset = 0;  // in elements, a multiple of 16 (64 bytes)
+  std::int64_t size = 0;    // elements; the padding behind them stays 0
+  bool decay = false;
+};
+
+class FlatParameters {
+ public:
+  // Moves the parameters (fp32, contiguous) into one buffer in the order given; their .grad become views of
+  // the other. From then on autograd accumulates into that buffer: never reset .grad.
+  explicit FlatParameters(std::vector<ParameterSlot> slots);
+  const std::vector<ParameterSlot>& slots() const { return slots_; }
+  at::Tensor values() const { return values_; }        // [elements] fp32
+  at::Tensor gradients() const { return gradients_; }  // [elements] fp32
+  void zero_gradients();
+
+ private:
+  std::vector<ParameterSlot> slots_;
+  at::Tensor values_, gradients_;
+};
+
+}  // namespace exfusion

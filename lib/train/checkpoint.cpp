@@ -1,0 +1,244 @@
+#include "train/checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "io/files.h"
+
+namespace exfusion {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::uint64_t kStateLimit = 16u << 20;  // bytes of a state.json that is read at all
+constexpr int kFormat = 1;
+
+NamedTensors model_tensors(const TrainingState& state) {
+  NamedTensors tensors;
+  for (const auto& item : state.model->named_parameters()) tensors.emplace_back(item.key(), item.value().detach());
+  return tensors;
+}
+
+NamedTensors expert_tensors(const TrainingState& state) {
+  NamedTensors tensors;
+  for (const ExpertBank& bank : state.banks) {
+    for (auto& item : bank.expert_state()) tensors.push_back(std::move(item));
+  }
+  return tensors;
+}
+
+NamedTensors optimizer_tensors(const TrainingState& state) {
+  NamedTensors tensors = state.dense->state();
+  for (const ExpertBank& bank : state.banks) {
+    for (auto& item : bank.optimizer_state()) tensors.push_back(std::move(item));
+  }
+  return tensors;
+}
+
+// The files of a checkpoint with the tensors that belong in each.
+std::vector<std::pair<std::string, NamedTensors>> checkpoint_files(const TrainingState& state) {
+  std::vector<std::pair<std::string, NamedTensors>> files;
+  files.emplace_back("model.safetensors", model_tensors(state));
+  if (!state.banks.empty()) files.emplace_back("experts.safetensors", expert_tensors(state));
+  files.emplace_back("optimizer.safetensors", optimizer_tensors(state));
+  if (state.ema) files.emplace_back("ema.safetensors", state.ema->state());
+  return files;
+}
+
+json optional_number(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
+
+json to_json(const CheckpointInfo& info) {
+  return {{"format", kFormat},
+          {"step", info.step},
+          {"updates", info.updates},
+          {"skipped", info.skipped},
+          {"skipped_in_row", info.skipped_in_row},
+          {"epoch", info.epoch},
+          {"samples", info.samples},
+          {"threads", info.threads},
+          {"micro_batch", info.micro_batch},
+          {"precision", info.precision},
+          {"recipe", info.recipe},
+          {"recipe_crc32", info.recipe_crc32},
+          {"data_checksum", info.data_checksum},
+          {"versions", {{"exfusion", info.exfusion}, {"libtorch", info.libtorch}}},
+          {"test_accuracy", optional_number(info.test_accuracy)},
+          {"test_accuracy_fp32", optional_number(info.test_accuracy_fp32)},
+          {"ema_accuracy", optional_number(info.ema_accuracy)},
+          {"best", {{"by", info.best_by}, {"accuracy", info.best_accuracy}, {"step", info.best_step}}}};
+}
+
+std::optional<double> read_optional(const json& state, const char* key) {
+  return state.at(key).is_null() ? std::nullopt : std::optional<double>(state.at(key).get<double>());
+}
+
+CheckpointInfo from_json(const json& state) {
+  CheckpointInfo info;
+  if (state.at("format").get<int>() != kFormat)
+    throw std::runtime_error(fmt::format("format {} (this build reads {})", state.at("format").get<int>(), kFormat));
+  for (auto [key, field] : {std::pair{"step", &info.step}, {"updates", &info.updates}, {"skipped", &info.skipped},
+                            {"skipped_in_row", &info.skipped_in_row}, {"epoch", &info.epoch},
+                            {"samples", &info.samples}, {"threads", &info.threads},
+                            {"micro_batch", &info.micro_batch}}) {
+    *field = state.at(key).get<std::int64_t>();
+    if (*field < 0) throw std::runtime_error(fmt::format("{} is {}", key, *field));
+  }
+  for (auto [key, field] : {std::pair{"precision", &info.precision}, {"recipe", &info.recipe},
+                            {"recipe_crc32", &info.recipe_crc32}, {"data_checksum", &info.data_checksum}})
+    *field = state.at(key).get<std::string>();
+  info.exfusion = state.at("versions").at("exfusion").get<std::string>();
+  info.libtorch = state.at("versions").at("libtorch").get<std::string>();
+  info.test_accuracy = read_optional(state, "test_accuracy");
+  info.test_accuracy_fp32 = read_optional(state, "test_accuracy_fp32");
+  info.ema_accuracy = read_optional(state, "ema_accuracy");
+  info.best_by = state.at("best").at("by").get<std::string>();
+  info.best_accuracy = state.at("best").at("accuracy").get<double>();
+  info.best_step = state.at("best").at("step").get<std::int64_t>();
+  return info;
+}
+
+// Sizes and checksums of the files that state.json lists.
+void check_files(const fs::path& checkpoint, const json& files) {
+  for (const auto& [name, expected] : files.items()) {
+    const fs::path file = checkpoint / name;
+    if (name.find('/') != std::string::npos || !fs::is_regular_file(file))
+      throw CheckpointError(fmt::format("{}: missing", file.string()));
+    const auto size = expected.at("size").get<std::uint64_t>();
+    if (fs::file_size(file) != size)
+      throw CheckpointError(fmt::format("{}: {} bytes, state.json says {}", file.string(), fs::file_size(file), size));
+    const auto crc = expected.at("crc32").get<std::string>();
+    if (const std::string found = file_crc32(file); found != crc)
+      throw CheckpointError(fmt::format("{}: checksum {}, state.json says {}", file.string(), found, crc));
+  }
+}
+
+json parse_state(const fs::path& checkpoint) {
+  const fs::path file = checkpoint / "state.json";
+  if (!fs::is_regular_file(file)) throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
+  const json state = json::parse(read_file(file, kStateLimit), nullptr, false);
+  if (!state.is_object()) throw CheckpointError(fmt::format("{}: not a JSON object", file.string()));
+  return state;
+}
+
+// Copies the file's tensors into `targets`; both must hold the same names.
+void restore(const fs::path& path, const NamedTensors& targets) {
+  const SafetensorsFile file(path.string());
+  std::set<std::string> expected;
+  for (const auto& [name, target] : targets) {
+    if (!file.contains(name)) throw CheckpointError(fmt::format("{}: tensor '{}' is missing", path.string(), name));
+    file.read_into(name, target);
+    expected.insert(name);
+  }
+  for (const auto& [name, info] : file.tensors()) {
+    if (!expected.count(name))
+      throw CheckpointError(fmt::format("{}: tensor '{}' does not belong to this recipe", path.string(), name));
+  }
+}
+
+std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
+  std::vector<fs::path> folders;
+  if (!fs::is_directory(checkpoints)) return folders;
+  for (const auto& entry : fs::directory_iterator(checkpoints)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory() && !entry.is_symlink() && name.starts_with("step-") && name.find('.') == std::string::npos)
+      folders.push_back(entry.path());
+  }
+  std::sort(folders.rbegin(), folders.rend());  // newest first: the numbers have a fixed width
+  return folders;
+}
+
+}  // namespace
+
+std::string checkpoint_name(std::int64_t step) { return fmt::format("step-{:08d}", step); }
+
+void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, CheckpointInfo info) {
+  info.step = state.step;
+  info.updates = state.updates;
+  info.skipped = state.skipped;
+  info.skipped_in_row = state.skipped_in_row;
+  info.recipe_crc32 = text_crc32(info.recipe);
+
+  PendingFolder folder(checkpoints / checkpoint_name(state.step));
+  json files = json::object();
+  for (const auto& [name, tensors] : checkpoint_files(state)) {
+    const fs::path file = folder.path() / name;
+    write_safetensors(file.string(), tensors, {{"format", "pt"}});
+    files[name] = {{"size", fs::file_size(file)}, {"crc32", file_crc32(file)}};
+    fault_point("checkpoint-file");
+  }
+  json record = to_json(info);
+  record["files"] = std::move(files);
+  write_file(folder.path() / "state.json", record.dump(1) + "\n");
+  folder.commit();
+  fault_point("checkpoint-committed");
+  replace_link(checkpoints / "latest", checkpoint_name(state.step));
+}
+
+void mark_best(const fs::path& checkpoints, std::int64_t step) {
+  replace_link(checkpoints / "best", checkpoint_name(step));
+}
+
+void prune_checkpoints(const fs::path& checkpoints, std::int64_t keep) {
+  std::error_code none;
+  const std::string best = fs::read_symlink(checkpoints / "best", none).string();
+  const std::vector<fs::path> folders = checkpoint_folders(checkpoints);
+  for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
+    if (folders[i].filename() == best) continue;
+    // A folder that is being removed must not look like a checkpoint.
+    const fs::path doomed = folders[i].string() + ".old";
+    std::error_code failed;
+    fs::rename(folders[i], doomed, failed);
+    if (!failed) fs::remove_all(doomed, failed);
+    if (failed) log_warning("{}: cannot be removed: {}", folders[i].string(), failed.message());
+  }
+}
+
+CheckpointInfo read_checkpoint(const fs::path& checkpoint) {
+  const json state = parse_state(checkpoint);
+  try {
+    CheckpointInfo info = from_json(state);
+    check_files(checkpoint, state.at("files"));
+    if (!state.at("files").contains("model.safetensors")) throw std::runtime_error("model.safetensors is not listed");
+    return info;
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw CheckpointError(fmt::format("{}: {}", (checkpoint / "state.json").string(), error.what()));
+  }
+}
+
+void load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
+  const at::NoGradGuard no_grad;
+  const CheckpointInfo info = read_checkpoint(checkpoint);
+  for (const auto& [name, targets] : checkpoint_files(state)) {
+    if (!fs::is_regular_file(checkpoint / name))
+      throw CheckpointError(fmt::format("{}: missing, and the recipe needs it", (checkpoint / name).string()));
+    restore(checkpoint / name, targets);
+  }
+  state.step = info.step;
+  state.updates = info.updates;
+  state.skipped = info.skipped;
+  state.skipped_in_row = info.skipped_in_row;
+  for (ExpertBank& bank : state.banks) bank.restored();
+}
+
+fs::path newest_checkpoint(const fs::path& checkpoints) {
+  for (const fs::path& folder : checkpoint_folders(checkpoints)) {
+    try {
+      read_checkpoint(folder);
+      return folder;
+    } catch (const BadInput& error) {
+      log_warning("checkpoint not used: {}", error.what());
+    }
+  }
+  throw CheckpointError(fmt::format("{}: holds no usable checkpoint", checkpoints.string()));
+}
+
+}  // namespace exfusion

@@ -1,0 +1,24 @@
+// Accuracy and loss over a whole split: every image once, in order, whatever the batch size.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "data/dataset.h"
+#include "models/model.h"
+
+namespace exfusion {
+
+struct Evaluation {
+  double accuracy = 0.0;  // 0 to 1
+  double loss = 0.0;      // mean cross entropy
+  std::int64_t samples = 0;
+  double seconds = 0.0;
+};
+
+// With `logits` given, it receives the logits [samples, classes] fp32.
+Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, std::int64_t classes,
+                    const std::string& precision, at::Tensor* logits = nullptr);
+
+}  // namespace exfusion

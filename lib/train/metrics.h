@@ -1,0 +1,31 @@
+// What a run records: the rows of metrics.h5 and the same scalars for TensorBoard. A row's step is the count of finished steps.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "io/metrics_file.h"
+#include "io/tensorboard.h"
+#include "train/evaluation.h"
+#include "train/step.h"
+
+namespace exfusion {
+
+class MetricsLog {
+ public:
+  // `resumed_at`: -1 for a new run; else rows of later steps are dropped.
+  MetricsLog(const std::filesystem::path& folder, const RunConfig& config, const TrainingState& state,
+             std::int64_t resumed_at);
+  // /train and, with banks, /fusion. Times in seconds; they alone differ between a run and its resumed twin.
+  void train(const TrainingState& state, const StepResult& result, double step_time, double data_wait);
+  // `group`: eval (the test set), validation, ema (the weight average on the test set).
+  void evaluation(const std::string& group, std::int64_t step, const Evaluation& result);
+  // Makes all rows so far visible to readers, also after a kill.
+  void flush();
+
+ private:
+  MetricsFile file_;
+  EventFile events_;
+};
+
+}  // namespace exfusion

@@ -1,0 +1,98 @@
+#include "train/model_source.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/recipe.h"
+#include "io/files.h"
+#include "io/safetensors.h"
+#include "models/timm_import.h"
+#include "train/checkpoint.h"
+
+namespace exfusion {
+namespace {
+
+namespace fs = std::filesystem;
+
+LoadedModel from_export(const fs::path& path) {
+  LoadedModel loaded;
+  const TimmConfig timm = parse_timm_config(read_file(path / "config.json", 1u << 20), (path / "config.json").string());
+  loaded.config = ModelConfig{.arch = "vit", .vit = timm.vit};
+  loaded.mean = timm.mean;
+  loaded.std = timm.std;
+  loaded.model = make_model(loaded.config, 0);
+  load_weights(path / "model.safetensors", *loaded.model);
+  loaded.what = "last";
+  loaded.origin = path;
+  return loaded;
+}
+
+// A recipe may give one value for all channels.
+std::vector<double> per_channel(const std::vector<double>& values, const ViTConfig& vit) {
+  return values.size() == 1 ? std::vector<double>(static_cast<std::size_t>(vit.channels), values.front()) : values;
+}
+
+LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
+  const CheckpointInfo info = read_checkpoint(path);
+  Recipe recipe = Recipe::parse(info.recipe, (path / "state.json").string() + " (recipe)");
+  LoadedModel loaded;
+  loaded.run = parse_run(recipe);
+  loaded.config = loaded.run->model;
+  loaded.mean = per_channel(loaded.run->data.mean, loaded.config.vit);
+  loaded.std = per_channel(loaded.run->data.std, loaded.config.vit);
+  loaded.recipe_crc32 = info.recipe_crc32;
+  loaded.step = info.step;
+  loaded.what = what;
+  loaded.origin = path;
+  loaded.model = make_model(loaded.config, 0);
+  if (what == "ema" && !fs::exists(path / "ema.safetensors"))
+    throw CheckpointError(fmt::format("{}: holds no weight average (train.ema was off)", path.string()));
+  load_weights(path / (what == "ema" ? "ema.safetensors" : "model.safetensors"), *loaded.model);
+  if (what == "ema") {
+    loaded.test_accuracy = info.ema_accuracy;
+  } else {
+    loaded.test_accuracy = info.test_accuracy_fp32 ? info.test_accuracy_fp32 : info.test_accuracy;
+  }
+  return loaded;
+}
+
+}  // namespace
+
+void load_weights(const fs::path& file, Model& model) {
+  const at::NoGradGuard no_grad;
+  const SafetensorsFile weights(file.string());
+  const auto parameters = model.named_parameters();
+  for (const auto& item : parameters) {
+    if (!weights.contains(item.key()))
+      throw FormatError(fmt::format("{}: tensor '{}' is missing", file.string(), item.key()));
+    weights.read_into(item.key(), item.value());
+  }
+  for (const auto& [name, info] : weights.tensors()) {
+    if (!parameters.contains(name))
+      throw FormatError(fmt::format("{}: tensor '{}' does not belong to this model", file.string(), name));
+  }
+}
+
+LoadedModel load_model(const fs::path& path, const std::string& what) {
+  if (!fs::is_directory(path))
+    throw CheckpointError(fmt::format("{}: no such folder; give a run, a checkpoint or an exported model", path.string()));
+  if (fs::is_directory(path / "checkpoints")) {
+    const fs::path checkpoints = path / "checkpoints";
+    if (what != "best") return from_checkpoint(newest_checkpoint(checkpoints), what);
+    std::error_code none;
+    const fs::path best = fs::read_symlink(checkpoints / "best", none);
+    if (best.empty()) throw CheckpointError(fmt::format("{}: no checkpoint is marked best", checkpoints.string()));
+    return from_checkpoint(checkpoints / best, what);
+  }
+  if (what == "best")
+    throw CheckpointError(fmt::format("{}: one checkpoint, so there is no best; give the run's folder", path.string()));
+  if (fs::is_regular_file(path / "state.json")) return from_checkpoint(path, what);
+  if (!fs::is_regular_file(path / "config.json"))
+    throw CheckpointError(fmt::format("{}: neither a run (checkpoints/), a checkpoint (state.json) nor an exported model (config.json)",
+                                      path.string()));
+  if (what != "last") throw CheckpointError(fmt::format("{}: an exported model has no '{}'", path.string(), what));
+  return from_export(path);
+}
+
+}  // namespace exfusion

@@ -1,0 +1,62 @@
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+#include "io/files.h"
+#include "train/versions.h"
+
+namespace exfusion {
+
+namespace fs = std::filesystem;
+
+RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
+  lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ < 0) throw FileError(fmt::format("{}: cannot be opened: {}", path_.string(), std::strerror(errno)));
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(lock_);
+    throw RunFolderError(fmt::format("{}: another process is training in this folder", path_.string()));
+  }
+}
+
+RunFolder::RunFolder(RunFolder&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
+  std::error_code error;
+  if (fs::exists(path, error)) {
+    if (!overwrite)
+      throw RunFolderError(fmt::format("{0}: exists; go on with --resume {0}, or replace it with --overwrite", path.string()));
+    if (!fs::is_directory(path) || !(fs::is_empty(path) || fs::exists(path / "recipe.yaml")))
+      throw RunFolderError(fmt::format("{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
+    const RunFolder held(path);  // nobody may be training in it
+    fs::remove_all(path, error);
+    if (error) throw FileError(fmt::format("{}: cannot be removed: {}", path.string(), error.message()));
+  }
+  fs::create_directories(path / "checkpoints", error);
+  if (error) throw FileError(fmt::format("{}: cannot be made: {}", path.string(), error.message()));
+  return RunFolder(path);
+}
+
+RunFolder RunFolder::open(const fs::path& path) {
+  if (!fs::is_regular_file(path / "recipe.yaml"))
+    throw CheckpointError(fmt::format("{}: not a run's folder (recipe.yaml is missing)", path.string()));
+  return RunFolder(path);
+}
+
+void RunFolder::write_recipe(const std::string& resolved, const std::string& data_checksum) const {
+  write_file(recipe(), fmt::format("# {}\n# recipe crc32 {}, data {}\n{}", version_text(), text_crc32(resolved),
+                                   data_checksum, resolved));
+}
+
+}  // namespace exfusion

@@ -1,0 +1,32 @@
+// A run's folder: made once, refused when it exists, held by one process at a time.
+#pragma once
+#include <filesystem>
+#include <string>
+
+namespace exfusion {
+
+class RunFolder {
+ public:
+  // Makes the folder. One that exists is a RunFolderError naming both ways out, unless `overwrite`, which removes it first (only if it
+  // is empty or looks like a run's folder).
+  static RunFolder create(const std::filesystem::path& path, bool overwrite);
+  // Opens the folder of an earlier run. Throws CheckpointError if it is none, RunFolderError if another process has it.
+  static RunFolder open(const std::filesystem::path& path);
+  ~RunFolder();
+  RunFolder(RunFolder&& other) noexcept;
+  RunFolder& operator=(RunFolder&&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path recipe() const { return path_ / "recipe.yaml"; }
+  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  std::filesystem::path metrics() const { return path_ / "metrics.h5"; }
+  // Writes recipe.yaml: versions and hashes as comments, then the resolved recipe.
+  void write_recipe(const std::string& resolved, const std::string& data_checksum) const;
+
+ private:
+  explicit RunFolder(std::filesystem::path path);  // takes the lock
+  std::filesystem::path path_;
+  int lock_ = -1;
+};
+
+}  // namespace exfusion

@@ -1,0 +1,110 @@
+#include "train/step.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "nn/drop_path.h"
+#include "nn/ffn.h"
+#include "optim/reduction.h"
+#include "train/precision.h"
+
+namespace exfusion {
+namespace {
+
+// Dense parameters in the order decayed, not decayed; then the four tensors of each fused FFN.
+std::vector<ParameterSlot> order_parameters(const Model& model, const std::vector<std::string>& fused) {
+  std::vector<ParameterSlot> decayed, plain, experts;
+  for (const auto& item : model.named_parameters()) {
+    ParameterSlot slot{.name = item.key(), .parameter = item.value(), .decay = model.decays(item.key())};
+    const bool in_bank = std::any_of(fused.begin(), fused.end(), [&](const std::string& ffn) {
+      return item.key().starts_with(ffn + ".");
+    });
+    (in_bank ? experts : slot.decay ? decayed : plain).push_back(std::move(slot));
+  }
+  decayed.insert(decayed.end(), plain.begin(), plain.end());
+  decayed.insert(decayed.end(), experts.begin(), experts.end());
+  return decayed;
+}
+
+// Adds the gradients of one micro-batch; returns the sum of its losses over the global batch size.
+double accumulate(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
+                  std::int64_t count) {
+  const std::span<const std::int64_t> samples(batch.samples.data() + first, static_cast<std::size_t>(count));
+  const at::Tensor drop_path =
+      drop_path_factors(state.model->drop_path_rates(), config.seed, batch.epoch, samples);
+  at::Tensor loss;
+  {
+    PrecisionScope precision(config.train.precision);
+    const at::Tensor logits = state.model->forward(batch.images.narrow(0, first, count), drop_path);
+    loss = at::cross_entropy_loss(logits.to(at::kFloat), batch.targets.narrow(0, first, count), {}, at::Reduction::Sum) /
+           static_cast<double>(batch.images.size(0));
+  }
+  loss.backward();
+  return loss.item<double>();
+}
+
+}  // namespace
+
+TrainingState make_training_state(const RunConfig& config) {
+  TrainingState state;
+  state.model = make_model(config.model, config.seed);
+  const std::vector<NamedFfn> ffns = find_ffns(*state.model);
+  std::vector<std::string> fused;
+  if (config.fusion) {
+    const std::vector<bool> layers = fused_layers(*config.fusion, static_cast<std::int64_t>(ffns.size()));
+    for (std::size_t i = 0; i < ffns.size(); ++i) {
+      if (layers[i]) fused.push_back(ffns[i].name);
+    }
+  }
+  state.parameters = std::make_unique<FlatParameters>(order_parameters(*state.model, fused));
+  const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
+  state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
+  for (std::size_t i = 0; i < fused.size(); ++i) {
+    const auto ffn = std::find_if(ffns.begin(), ffns.end(), [&](const NamedFfn& f) { return f.name == fused[i]; });
+    state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i],
+                             ffn - ffns.begin(), config.seed);
+  }
+  if (config.train.ema > 0.0) state.ema = std::make_unique<WeightEma>(*state.parameters, config.train.ema);
+  return state;
+}
+
+StepResult train_step(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t total,
+                      std::int64_t steps_per_epoch) {
+  StepResult result;
+  const AdamWConfig& optim = config.optim;
+  result.lr = optim.lr * schedule_factor(optim.schedule, state.step, total, steps_per_epoch);
+
+  state.parameters->zero_gradients();
+  const std::int64_t samples = batch.images.size(0);
+  for (std::int64_t first = 0; first < samples; first += config.train.micro_batch)
+    result.loss += accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
+
+  const at::Tensor gradients = state.parameters->gradients();
+  result.grad_norm = std::sqrt(sum_of_squares(gradients.const_data_ptr<float>(), gradients.numel()));
+  ++state.step;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    ++state.skipped;
+    ++state.skipped_in_row;
+    result.skipped = true;
+    return result;
+  }
+  state.skipped_in_row = 0;
+  ++state.updates;
+  const double clip = config.train.clip;
+  const auto scale = static_cast<float>(clip > 0.0 ? std::min(1.0, clip / (result.grad_norm + 1e-6)) : 1.0);
+
+  state.dense->step(optim, result.lr, state.updates, scale);
+  if (config.fusion) {
+    const FusionConfig& fusion = *config.fusion;
+    const double weights_lr = fusion.lr.value_or(optim.lr) *
+                              schedule_factor(fusion.schedule.value_or(optim.schedule), batch.step, total, steps_per_epoch);
+    for (ExpertBank& bank : state.banks) bank.update(optim, result.lr, weights_lr, state.updates, scale);
+  }
+  if (state.ema) state.ema->update();
+  return result;
+}
+
+}  // namespace exfusion

@@ -1,0 +1,107 @@
+#include "fusion/fusion_config.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "core/recipe.h"
+
+namespace exfusion {
+namespace {
+
+FusionConfig parse(const std::string& text) {
+  Recipe recipe = Recipe::parse(text, "test.yaml");
+  const FusionConfig config = FusionConfig::parse(recipe.root());
+  recipe.finish();
+  return config;
+}
+
+std::string problem_of(const std::string& text) {
+  try {
+    parse(text);
+  } catch (const RecipeError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(FusionRecipe, ReadsEveryKey) {
+  const FusionConfig config = parse(
+      "{experts: 8, weights: learned, normalize: softmax, temperature: 2.0, init: copy_noise, noise: 0.5, "
+      "layers: [1, 3], "
+      "lr: 0.01, weight_decay: 0.1, schedule: {name: constant}}");
+  EXPECT_EQ(config.experts, 8);
+  EXPECT_EQ(config.temperature, 2.0);
+  EXPECT_EQ(config.init, "copy_noise");
+  EXPECT_EQ(config.noise, 0.5);
+  EXPECT_EQ(config.layers, (std::vector<std::string>{"1", "3"}));
+  EXPECT_EQ(config.lr, 0.01);
+  EXPECT_EQ(config.weight_decay, 0.1);
+  ASSERT_TRUE(config.schedule.has_value());
+  EXPECT_EQ(config.schedule->name, "constant");
+}
+
+TEST(FusionRecipe, HasTheDocumentedDefaults) {
+  const FusionConfig config = parse("{}");
+  EXPECT_EQ(config.experts, 4);
+  EXPECT_EQ(config.weights, "learned");
+  EXPECT_EQ(config.init, "independent");
+  EXPECT_FALSE(config.lr.has_value());
+  EXPECT_FALSE(config.schedule.has_value());
+}
+
+TEST(FusionRecipe, RefusesCopiesThatCouldNeverSeparate) {
+  for (const char* text : {"{init: copy}", "{init: copy, weights: static}", "{init: copy, normalize: none}",
+                           "{init: copy_noise, noise: 0.0}"}) {
+    EXPECT_NE(problem_of(text).find("never separate"), std::string::npos) << text;
+  }
+  EXPECT_EQ(problem_of("{init: copy, experts: 1}"), "");
+}
+
+TEST(FusionRecipe, RefusesKeysWithoutEffectInOneLine) {
+  for (const char* key :
+       {"normalize: none", "temperature: 2.0", "lr: 0.1", "weight_decay: 0.1", "schedule: {name: linear}"}) {
+    const std::string problem = problem_of(std::string("{weights: static, ") + key + "}");
+    EXPECT_NE(problem.find("belongs to weights: learned"), std::string::npos) << key;
+    EXPECT_EQ(problem.find('\n'), std::string::npos) << problem;
+  }
+  EXPECT_NE(problem_of("{normalize: none, temperature: 2.0}").find("softmax"), std::string::npos);
+  EXPECT_NE(problem_of("{noise: 0.1}").find("copy_noise"), std::string::npos);
+}
+
+TEST(FusionRecipe, RefusesWhatIsOutOfRange) {
+  for (const char* text :
+       {"{experts: 0}", "{experts: 65}", "{weights: dynamic}", "{temperature: 0.0}", "{init: zeros}",
+        "{layers: some}", "{layers: last:0}", "{layers: [1, 1]}", "{layers: [-1]}", "{layers: [all, 1]}",
+        "{layers: []}", "{layers: last:99999999999999999999}", "{expert: 4}"}) {
+    EXPECT_NE(problem_of(text), "") << text;
+  }
+}
+
+TEST(FusionRecipe, ResolvedFormLoadsAgain) {
+  for (const char* text :
+       {"{}", "{weights: static}", "{normalize: none, lr: 0.1}", "{init: copy_noise, layers: last:2}"}) {
+    Recipe recipe = Recipe::parse(text, "test.yaml");
+    FusionConfig::parse(recipe.root());
+    EXPECT_EQ(problem_of(recipe.resolved()), "") << recipe.resolved();
+  }
+}
+
+std::vector<bool> layers(const std::vector<std::string>& words, std::int64_t count) {
+  FusionConfig config;
+  config.layers = words;
+  return fused_layers(config, count);
+}
+
+TEST(FusedLayers, AreChosenByWordOrNumber) {
+  EXPECT_EQ(layers({"all"}, 3), (std::vector<bool>{true, true, true}));
+  EXPECT_EQ(layers({"last:2"}, 3), (std::vector<bool>{false, true, true}));
+  EXPECT_EQ(layers({"2", "0"}, 3), (std::vector<bool>{true, false, true}));
+}
+
+TEST(FusedLayers, OutOfTheModelAreAnError) {
+  EXPECT_THROW(layers({"3"}, 3), RecipeError);
+  EXPECT_THROW(layers({"last:4"}, 3), RecipeError);
+}
+
+}  // namespace
+}  // namespace exfusion
