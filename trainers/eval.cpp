@@ -20,22 +20,23 @@ namespace po = boost::program_options;
 
 constexpr const char* kUsage =
     "exfusion-eval DIR|RUN|CHECKPOINT [--data NAME] [--root DIR]\n\n"
-    "Evaluates a run, a checkpoint or an exported model on the whole test set. A run and a checkpoint know their data; for\n"
+    "Evaluates a run, a checkpoint or an exported model on the whole test set. A run and a checkpoint know "
+    "their data; for\n"
     "an exported model, name it.\n\n"
     "  exfusion-eval runs/quickstart\n"
     "  exfusion-eval vit/ --data fashion_mnist --logits logits.safetensors --json\n";
 
 ProgramOptions describe_options() {
   ProgramOptions program{kUsage, po::options_description("Options"), "model"};
-  program.options.add_options()
-      ("data", po::value<std::string>()->value_name("NAME"), "the data set (default: the run's own)")
-      ("root", po::value<std::string>()->value_name("DIR"), "its folder, where it has no default")
-      ("what", po::value<std::string>()->default_value("last"), "which model of a run: last, best, ema")
-      ("precision", po::value<std::string>()->default_value("fp32"), "fp32 or bf16")
-      ("logits", po::value<std::string>()->value_name("FILE"),
-       "write logits [images, classes] fp32 and labels [images] int64 (safetensors)")
-      ("threads", po::value<int>()->value_name("N"), "threads of the computation")
-      ("json", po::bool_switch(), "print one JSON object on stdout");
+  program.options.add_options()("data", po::value<std::string>()->value_name("NAME"),
+                                "the data set (default: the run's own)")(
+      "root", po::value<std::string>()->value_name("DIR"), "its folder, where it has no default")(
+      "what", po::value<std::string>()->default_value("last"), "which model of a run: last, best, ema")(
+      "precision", po::value<std::string>()->default_value("fp32"), "fp32 or bf16")(
+      "logits", po::value<std::string>()->value_name("FILE"),
+      "write logits [images, classes] fp32 and labels [images] int64 (safetensors)")(
+      "threads", po::value<int>()->value_name("N"), "threads of the computation")(
+      "json", po::bool_switch(), "print one JSON object on stdout");
   return program;
 }
 
@@ -43,7 +44,8 @@ ProgramOptions describe_options() {
 DataConfig choose_data(const po::variables_map& given, const LoadedModel& loaded) {
   DataConfig data;
   if (given.count("data")) {
-    Recipe recipe = Recipe::parse("data: {}", "command line", {"data.name=" + given["data"].as<std::string>()});
+    Recipe recipe =
+        Recipe::parse("data: {}", "command line", {"data.name=" + given["data"].as<std::string>()});
     data = DataConfig::parse(recipe.root().child("data"));
     recipe.finish();
   } else if (loaded.run) {
@@ -64,8 +66,10 @@ int run(int argc, char** argv) {
   if (answered(program, given)) return 0;
   if (!given.count("model")) throw UsageError("give a run, a checkpoint or an exported model; see --help");
   const std::string precision = given["precision"].as<std::string>(), what = given["what"].as<std::string>();
-  if (precision != "fp32" && precision != "bf16") throw UsageError("--precision " + precision + ": choose fp32 or bf16");
-  if (what != "last" && what != "best" && what != "ema") throw UsageError("--what " + what + ": choose last, best or ema");
+  if (precision != "fp32" && precision != "bf16")
+    throw UsageError("--precision " + precision + ": choose fp32 or bf16");
+  if (what != "last" && what != "best" && what != "ema")
+    throw UsageError("--what " + what + ": choose last, best or ema");
   if (given.count("threads")) {
     if (given["threads"].as<int>() < 1) throw UsageError("--threads must be at least 1");
     at::set_num_threads(given["threads"].as<int>());
@@ -77,7 +81,8 @@ int run(int argc, char** argv) {
   const Datasets datasets = make_datasets(data, seed, loaded.config.image_shape());
   const Dataset& test = *datasets.test;
   at::Tensor logits;
-  const Evaluation result = evaluate(*loaded.model, test, data, loaded.config.vit.classes, precision, &logits);
+  const Evaluation result =
+      evaluate(*loaded.model, test, data, loaded.config.vit.classes, precision, &logits);
 
   if (given.count("logits")) {
     const at::Tensor labels = at::empty({test.size()}, at::kLong);
@@ -93,8 +98,8 @@ int run(int argc, char** argv) {
                      .dump()
               << "\n";
   } else {
-    std::cout << fmt::format("accuracy {:.4f}  loss {:.4f}  {} samples  {:.0f} samples/s  ({}, {})\n", result.accuracy, result.loss,
-                             result.samples, rate, data.name, precision);
+    std::cout << fmt::format("accuracy {:.4f}  loss {:.4f}  {} samples  {:.0f} samples/s  ({}, {})\n",
+                             result.accuracy, result.loss, result.samples, rate, data.name, precision);
   }
   return 0;
 }

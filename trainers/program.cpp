@@ -27,7 +27,8 @@ po::variables_map parse_options(const ProgramOptions& program, int argc, char** 
   po::variables_map given;
   try {
     const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(),
+              given);
     po::notify(given);
   } catch (const po::too_many_positional_options_error&) {
     throw UsageError("too many arguments; see --help");

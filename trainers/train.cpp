@@ -25,8 +25,10 @@ namespace po = boost::program_options;
 constexpr const char* kUsage =
     "exfusion-train RECIPE [--set key=value]... [--out DIR]\n"
     "exfusion-train --resume RUN [--set key=value]...\n\n"
-    "Trains the model that a recipe (YAML) describes and exports it. The run's folder, runs/<name> unless --out\n"
-    "says otherwise, receives the resolved recipe, the log, metrics.h5, TensorBoard events, checkpoints and export/.\n"
+    "Trains the model that a recipe (YAML) describes and exports it. The run's folder, runs/<name> unless "
+    "--out\n"
+    "says otherwise, receives the resolved recipe, the log, metrics.h5, TensorBoard events, checkpoints and "
+    "export/.\n"
     "Ctrl-C finishes the step, saves, and says how to go on.\n\n"
     "  exfusion-train recipes/quickstart.yaml\n"
     "  exfusion-train recipes/quickstart.yaml --set fusion=none --out runs/dense     the dense baseline\n"
@@ -36,17 +38,18 @@ constexpr const char* kUsage =
 
 ProgramOptions describe_options() {
   ProgramOptions program{kUsage, po::options_description("Options"), "recipe"};
-  program.options.add_options()
-      ("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
-       "override one value of the recipe; may be repeated")
-      ("out", po::value<std::string>()->value_name("DIR"), "the run's folder (default: runs/<name>)")
-      ("overwrite", po::bool_switch(), "replace the run's folder if it exists")
-      ("resume", po::value<std::string>()->value_name("RUN"),
-       "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads and data.root")
-      ("print-recipe", po::bool_switch(), "print the resolved recipe, defaults included, and stop")
-      ("dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")
-      ("json", po::bool_switch(), "print one JSON object with the result on stdout")
-      ("list", po::bool_switch(), "list models, data sets, schedules and weight modes");
+  program.options.add_options()("set",
+                                po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
+                                "override one value of the recipe; may be repeated")(
+      "out", po::value<std::string>()->value_name("DIR"), "the run's folder (default: runs/<name>)")(
+      "overwrite", po::bool_switch(), "replace the run's folder if it exists")(
+      "resume", po::value<std::string>()->value_name("RUN"),
+      "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads and "
+      "data.root")("print-recipe", po::bool_switch(),
+                   "print the resolved recipe, defaults included, and stop")(
+      "dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")(
+      "json", po::bool_switch(), "print one JSON object with the result on stdout")(
+      "list", po::bool_switch(), "list models, data sets, schedules and weight modes");
   return program;
 }
 
@@ -60,19 +63,22 @@ void list_choices() {
   line("fusion.weights", weight_mode_names());
 }
 
-int train(const po::variables_map& given, const Recipe& recipe, const RunConfig& config, const std::string& resolved) {
+int train(const po::variables_map& given, const Recipe& recipe, const RunConfig& config,
+          const std::string& resolved) {
   const bool resume = given.count("resume") != 0;
-  const fs::path path = resume ? fs::path(given["resume"].as<std::string>())
+  const fs::path path = resume               ? fs::path(given["resume"].as<std::string>())
                         : given.count("out") ? fs::path(given["out"].as<std::string>())
                                              : fs::path("runs") / config.name;
-  const RunFolder folder = resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
+  const RunFolder folder =
+      resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
   if (resume) {
     for (const std::string& key : recipe.set_keys()) log_info("resumed with another {}", key);
   }
   const RunOutcome outcome = run_training(config, resolved, folder, resume);
-  if (outcome.already_finished) log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
-  log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy, config.train.precision,
-           outcome.accuracy_fp32, outcome.best_accuracy, outcome.best_by);
+  if (outcome.already_finished)
+    log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
+  log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy,
+           config.train.precision, outcome.accuracy_fp32, outcome.best_accuracy, outcome.best_by);
   log_info("exported to {}", outcome.exported.string());
   if (given["json"].as<bool>())
     std::cout << nlohmann::json({{"run", path.string()},
@@ -95,21 +101,29 @@ int run(int argc, char** argv) {
   if (answered(program, given)) return 0;
   if (given["list"].as<bool>()) return list_choices(), 0;
   if (given.count("recipe") == given.count("resume"))
-    throw UsageError(given.count("recipe") ? "give a recipe or --resume RUN, not both (a run keeps its recipe)"
-                                           : "give a recipe, for example recipes/quickstart.yaml, or --resume RUN; see --help");
+    throw UsageError(given.count("recipe")
+                         ? "give a recipe or --resume RUN, not both (a run keeps its recipe)"
+                         : "give a recipe, for example recipes/quickstart.yaml, or --resume RUN; see --help");
   if (given.count("resume") && (given.count("out") || given["overwrite"].as<bool>()))
     throw UsageError("--resume goes on in the run's own folder: --out and --overwrite do not go with it");
 
-  const auto sets = given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
+  const auto sets =
+      given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
   const bool resume = given.count("resume") != 0;
-  if (resume) RunFolder::open(given["resume"].as<std::string>());  // says what is wrong with it before its recipe is missed
+  if (resume)
+    RunFolder::open(
+        given["resume"].as<std::string>());  // says what is wrong with it before its recipe is missed
   Recipe recipe = Recipe::load(resume ? (fs::path(given["resume"].as<std::string>()) / "recipe.yaml").string()
-                                      : given["recipe"].as<std::string>(), sets);
+                                      : given["recipe"].as<std::string>(),
+                               sets);
   if (resume) {
     for (const std::string& key : recipe.set_keys()) {
       if (!may_change_on_resume(key))
-        throw UsageError(fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, threads and data.root "
-                                     "may change", key));
+        throw UsageError(
+            fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
+                        "threads and data.root "
+                        "may change",
+                        key));
     }
   }
   const RunConfig config = parse_run(recipe);

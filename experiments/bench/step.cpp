@@ -1,9 +1,12 @@
-// bench_step: milliseconds of a training step, arms interleaved in one process: dense, and fused with N experts.
+// bench_step: milliseconds of a training step, arms interleaved in one process: dense, and fused with N
+// experts.
 //
 //   bench_step RECIPE [--arms dense,learned:4,learned:8] [--rounds 15] [--json FILE]
-//   bench_step RECIPE --serve ARM       one step per line read from stdin, its milliseconds on stdout (peers.py interleaves this
+//   bench_step RECIPE --serve ARM       one step per line read from stdin, its milliseconds on stdout
+//   (peers.py interleaves this
 //                                       process with PyTorch's)
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -36,7 +39,8 @@ Arm make_arm(const std::string& recipe_file, const std::string& name, const std:
   if (colon == std::string::npos) {
     sets.push_back("fusion=none");
   } else {
-    sets.push_back("fusion={experts: " + name.substr(colon + 1) + ", weights: " + name.substr(0, colon) + "}");
+    sets.push_back("fusion={experts: " + name.substr(colon + 1) + ", weights: " + name.substr(0, colon) +
+                   "}");
   }
   Recipe recipe = Recipe::load(recipe_file, sets);
   Arm arm{.name = name, .config = parse_run(recipe)};
@@ -75,12 +79,18 @@ int run(const std::vector<std::string>& arguments) {
   int rounds = 15;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const auto value = [&] { return i + 1 < arguments.size() ? arguments[++i] : std::string(); };
-    if (arguments[i] == "--arms") arms = value();
-    else if (arguments[i] == "--rounds") rounds = std::stoi(value());
-    else if (arguments[i] == "--json") json_file = value();
-    else if (arguments[i] == "--serve") served = value();
-    else if (arguments[i] == "--set") sets.push_back(value());
-    else recipe = arguments[i];
+    if (arguments[i] == "--arms")
+      arms = value();
+    else if (arguments[i] == "--rounds")
+      rounds = std::stoi(value());
+    else if (arguments[i] == "--json")
+      json_file = value();
+    else if (arguments[i] == "--serve")
+      served = value();
+    else if (arguments[i] == "--set")
+      sets.push_back(value());
+    else
+      recipe = arguments[i];
   }
   if (recipe.empty()) recipe = "recipes/vit_s.yaml", sets.push_back("train.global_batch=64");
 
@@ -89,7 +99,8 @@ int run(const std::vector<std::string>& arguments) {
   for (std::string name; std::getline(names, name, ',');) all.push_back(make_arm(recipe, name, sets));
   const RunConfig& config = all.front().config;
   const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
-  const Batch batch = make_batch(*data.train, {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
+  const Batch batch = make_batch(
+      *data.train, {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
   for (Arm& arm : all) timed_step(arm, batch);
   if (!served.empty()) return serve(all.front(), batch);
 
@@ -98,18 +109,20 @@ int run(const std::vector<std::string>& arguments) {
   }
   nlohmann::json rows = nlohmann::json::array();
   const double base = median(all.front().milliseconds);
-  fmt::print("{} images, {}, {} threads, {} rounds, medians\n{:<14}{:>10}{:>10}{:>10}\n", config.train.global_batch,
-             config.train.precision, at::get_num_threads(), rounds, "arm", "ms", "over base", "ratio");
+  fmt::print("{} images, {}, {} threads, {} rounds, medians\n{:<14}{:>10}{:>10}{:>10}\n",
+             config.train.global_batch, config.train.precision, at::get_num_threads(), rounds, "arm", "ms",
+             "over base", "ratio");
   for (const Arm& arm : all) {
     const double time = median(arm.milliseconds);
     fmt::print("{:<14}{:>10.1f}{:>10.1f}{:>10.3f}\n", arm.name, time, time - base, time / base);
-    rows.push_back({{"name", "step/" + config.name + "/b" + std::to_string(config.train.global_batch) + "/" + arm.name + "/" +
-                                 config.train.precision},
+    rows.push_back({{"name", "step/" + config.name + "/b" + std::to_string(config.train.global_batch) + "/" +
+                                 arm.name + "/" + config.train.precision},
                     {"ratio", time / base},
                     {"samples", arm.milliseconds}});
   }
   if (!json_file.empty())
-    std::ofstream(json_file) << nlohmann::json({{"threads", at::get_num_threads()}, {"rows", rows}}).dump(1) << "\n";
+    std::ofstream(json_file) << nlohmann::json({{"threads", at::get_num_threads()}, {"rows", rows}}).dump(1)
+                             << "\n";
   return 0;
 }
 

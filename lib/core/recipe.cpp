@@ -201,6 +201,12 @@ std::optional<Section> Section::optional_child(const std::string& key) {
   return std::nullopt;
 }
 
+void Section::without_effect(const std::string& key, const std::string& message) {
+  if (!has(key)) return;
+  words(key, {});  // asked for, so not reported as unknown
+  problem(key, message);
+}
+
 void Section::problem(const std::string& key, const std::string& message) {
   const std::string path = join_key(path_, key);
   document_->problem(path, document_->nearest(path).origin, message);

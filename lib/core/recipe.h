@@ -46,6 +46,9 @@ class Section {
   Section child(const std::string& key);
   // As child for a section that can be switched off: nullopt when missing, or given as the word `none`.
   std::optional<Section> optional_child(const std::string& key);
+  // A key that has no effect under the other choices made: recorded as a problem where it is given, and not
+  // as unknown too.
+  void without_effect(const std::string& key, const std::string& message);
   // Records a problem at `key` (its place in the file, or this section's when missing), for checks across
   // keys. The message names the key itself; a key that has a problem already gets no second one.
   void problem(const std::string& key, const std::string& message);

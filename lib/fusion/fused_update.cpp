@@ -7,44 +7,22 @@
 namespace exfusion {
 namespace {
 
-// Elements of a block: its G and fused weights stay in the L1 cache (8 KB in float) while the experts pass
-// by.
-constexpr std::int64_t kBlock = 1024;
-constexpr std::int64_t kChunkBytes = 256;          // that are prefetched at a time
+// Elements of a block: its G and fused weights (64 KB in float) stay in the cache while the experts pass by.
+// Smaller blocks would stay in L1, but each jump from one expert to the next restarts the hardware's
+// prefetching: measured slower.
+constexpr std::int64_t kBlock = 8192;
 constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
-
-// The lines that the next call will want: the hardware does not foresee the jump from one expert to the next.
-template <class T>
-struct Ahead {
-  const T *w = nullptr, *m = nullptr, *v = nullptr;
-};
-
-template <class T>
-inline void prefetch(const Ahead<T>& ahead, std::int64_t i) {
-  for (std::int64_t byte = 0; byte < kChunkBytes; byte += 64) {
-    for (const T* array : {ahead.w, ahead.m, ahead.v}) {
-      __builtin_prefetch(reinterpret_cast<const char*>(array + i) + byte);
-    }
-  }
-}
 
 // Expert by expert what fused_element does element by element: same operations, same order.
 template <class T>
 inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g, T* __restrict w,
                           T* __restrict m, T* __restrict v, T scale, T a, T a_next,
-                          const AdamWScalars<T>& scalars, const Ahead<T>& ahead) {
+                          const AdamWScalars<T>& scalars) {
   const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
-  constexpr std::int64_t kChunk = kChunkBytes / static_cast<std::int64_t>(sizeof(T));
-  const auto update = [&](std::int64_t i) {
+  for (std::int64_t i = 0; i < n; ++i) {
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] += a_next * w[i];
-  };
-  std::int64_t i = 0;
-  for (; i + kChunk <= n; i += kChunk) {
-    prefetch(ahead, i);
-    for (std::int64_t j = i; j < i + kChunk; ++j) update(j);
   }
-  for (; i < n; ++i) update(i);
 }
 
 template <class T>
@@ -54,15 +32,14 @@ inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict 
 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, float* fused, const float* g, float* w, float* m, float* v, float scale,
-                  float a, float a_next, const AdamWScalars<float>& scalars, const Ahead<float>& ahead) {
-  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars, ahead);
+                  float a, float a_next, const AdamWScalars<float>& scalars) {
+  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars);
 }
 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, double* fused, const double* g, double* w, double* m, double* v,
-                  double scale, double a, double a_next, const AdamWScalars<double>& scalars,
-                  const Ahead<double>& ahead) {
-  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars, ahead);
+                  double scale, double a, double a_next, const AdamWScalars<double>& scalars) {
+  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars);
 }
 
 EXFUSION_INSTRUCTION_SETS
@@ -85,12 +62,8 @@ void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::sp
     const std::int64_t n = std::min(kBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) {
-      const bool last = k + 1 == a.size();
-      const std::size_t next = last ? 0 : k + 1;
-      const std::int64_t at = last && i + kBlock < tensors.size ? i + kBlock : i;
       update_block(n, tensors.fused + i, tensors.gradient + i, tensors.w[k] + i, tensors.m[k] + i,
-                   tensors.v[k] + i, scale, a[k], a_next[k], scalars,
-                   {tensors.w[next] + at, tensors.m[next] + at, tensors.v[next] + at});
+                   tensors.v[k] + i, scale, a[k], a_next[k], scalars);
     }
   }
 }

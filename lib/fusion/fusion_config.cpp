@@ -37,19 +37,12 @@ bool well_formed(const std::vector<std::string>& layers) {
   return !seen.empty();
 }
 
-// A key that would have no effect is a mistake worth a word.
-void refuse(Section& section, const std::string& key, const std::string& message) {
-  if (!section.has(key)) return;
-  section.words(key, {});  // known, so not reported as unknown too
-  section.problem(key, message);
-}
-
 void parse_weights(Section& section, FusionConfig& config) {
   config.weights = section.one_of("weights", config.weights, weight_mode_names());
   if (config.weights != "learned") {
     const std::string why = " belongs to weights: learned; static weights are 1/N and do not train";
     for (const std::string key : {"normalize", "temperature", "lr", "weight_decay"})
-      refuse(section, key, key + why);
+      section.without_effect(key, key + why);
     if (section.has("schedule")) {
       ScheduleConfig::parse(section.child("schedule"));  // its keys are known
       section.problem("schedule", "schedule" + why);
@@ -60,7 +53,7 @@ void parse_weights(Section& section, FusionConfig& config) {
   if (config.normalize == "softmax") {
     config.temperature = section.in_range("temperature", config.temperature, 1e-6, 1e6);
   } else {
-    refuse(section, "temperature", "temperature belongs to normalize: softmax; with none, a = z");
+    section.without_effect("temperature", "temperature belongs to normalize: softmax; with none, a = z");
   }
   config.lr = section.optional_in_range("lr", 0.0, 1e3);
   config.weight_decay = section.in_range("weight_decay", config.weight_decay, 0.0, 1e3);
@@ -73,7 +66,7 @@ void parse_init(Section& section, FusionConfig& config) {
   if (config.init == "copy_noise") {
     config.noise = section.in_range("noise", config.noise, 0.0, 1e3);
   } else {
-    refuse(section, "noise", "noise belongs to init: copy_noise; this one is " + config.init);
+    section.without_effect("noise", "noise belongs to init: copy_noise; this one is " + config.init);
   }
   const bool copies = config.init == "copy" || (config.init == "copy_noise" && config.noise == 0.0);
   if (copies && config.experts >= 2) {

@@ -185,7 +185,9 @@ void replace_link(const fs::path& link, const std::string& target) {
 }
 
 PendingFolder::PendingFolder(const fs::path& final_path)
-    : final_(final_path), temporary_(with_suffix(final_path, ".tmp")) {
+    // "runs/x/" names the folder "runs/x"
+    : final_(final_path.has_filename() ? final_path : final_path.parent_path()),
+      temporary_(with_suffix(final_, ".tmp")) {
   // A process that died between the two renames of commit() left the older folder aside.
   const fs::path old = with_suffix(final_, ".old");
   if (!present(final_) && present(old)) move(old, final_);

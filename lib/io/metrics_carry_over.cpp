@@ -17,6 +17,8 @@ class OldFile {
     if (error) throw FileError("cannot read " + path + ": " + error.message());
     // A file whose writer was killed only opens in this way; one of another kind only in the plain way.
     const Handle properties = access_properties();
+    // Without a live writer a wrong checksum stays wrong: HDF5 would try 100 times, with ever longer pauses.
+    H5Pset_metadata_read_attempts(properties.get(), 1);
     file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, properties.get()), H5Fclose};
     if (!file_) file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties.get()), H5Fclose};
     if (!file_) refuse("not a readable HDF5 file (" + hdf5_cause() + ")");

@@ -27,11 +27,13 @@ T field(const json& object, const char* key, const std::string& where) {
 TimmConfig parse_timm_config(const std::string& text, const std::string& name) {
   const json document = json::parse(text, nullptr, false);
   if (!document.is_object()) throw FormatError(name + ": not a JSON object");
-  const json arguments = field<json>(document, "model_args", name), pretrained = field<json>(document, "pretrained_cfg", name);
+  const json arguments = field<json>(document, "model_args", name),
+             pretrained = field<json>(document, "pretrained_cfg", name);
   const std::string where = name + ": model_args";
   // The recipe's own reader checks ranges and combinations: one place for what a ViT may be.
   std::string model = fmt::format(
-      "model: {{arch: vit, dim: {}, depth: {}, heads: {}, mlp_ratio: {}, patch: {}, image: {}, channels: {}, classes: {}, pool: {}}}",
+      "model: {{arch: vit, dim: {}, depth: {}, heads: {}, mlp_ratio: {}, patch: {}, image: {}, channels: {}, "
+      "classes: {}, pool: {}}}",
       field<std::int64_t>(arguments, "embed_dim", where), field<std::int64_t>(arguments, "depth", where),
       field<std::int64_t>(arguments, "num_heads", where), field<double>(arguments, "mlp_ratio", where),
       field<std::int64_t>(arguments, "patch_size", where), field<std::int64_t>(arguments, "img_size", where),
@@ -45,13 +47,16 @@ TimmConfig parse_timm_config(const std::string& text, const std::string& name) {
     config.vit = ViTConfig::parse(section);
     recipe.finish();
   } catch (const RecipeError& error) {
-    throw FormatError(fmt::format("{}: not a vision transformer of ours: {}", name, error.what()));
+    const std::string problems = error.what();
+    throw FormatError(fmt::format("{}: not a vision transformer of ours: {}", name,
+                                  problems.substr(0, problems.find('\n'))));
   }
   config.mean = field<std::vector<double>>(pretrained, "mean", name + ": pretrained_cfg");
   config.std = field<std::vector<double>>(pretrained, "std", name + ": pretrained_cfg");
   for (const auto* values : {&config.mean, &config.std}) {
     if (values->size() != static_cast<std::size_t>(config.vit.channels))
-      throw FormatError(fmt::format("{}: {} values of mean or std for {} channels", name, values->size(), config.vit.channels));
+      throw FormatError(fmt::format("{}: {} values of mean or std for {} channels", name, values->size(),
+                                    config.vit.channels));
   }
   return config;
 }

@@ -35,13 +35,6 @@ double wsd(const ScheduleConfig& config, double progress) {
 
 constexpr Shape kShapes[] = {{"cosine", cosine}, {"linear", linear}, {"constant", constant}, {"wsd", wsd}};
 
-// A key that would have no effect is a mistake worth a word.
-void refuse(Section& section, const std::string& key, const std::string& message) {
-  if (!section.has(key)) return;
-  section.words(key, {});  // known, so not reported as unknown too
-  section.problem(key, message);
-}
-
 }  // namespace
 
 std::vector<std::string> schedule_names() {
@@ -55,20 +48,21 @@ ScheduleConfig ScheduleConfig::parse(Section section) {
   config.name = section.one_of("name", config.name, schedule_names());
   if (section.has("warmup_steps")) {
     config.warmup_steps = section.in_range<std::int64_t>("warmup_steps", 0, 0, 1'000'000'000'000);
-    refuse(section, "warmup_epochs", "give either warmup_epochs or warmup_steps, not both");
+    section.without_effect("warmup_epochs", "give either warmup_epochs or warmup_steps, not both");
   } else {
     config.warmup_epochs = section.in_range("warmup_epochs", config.warmup_epochs, 0.0, 1e6);
   }
   if (config.name == "constant") {
-    refuse(section, "final", "final has no effect on a constant schedule (cosine, linear and wsd end at it)");
+    section.without_effect("final",
+                           "final has no effect on a constant schedule (cosine, linear and wsd end at it)");
   } else {
     config.final = section.in_range("final", config.final, 0.0, 1.0);
   }
   if (config.name == "wsd") {
     config.decay_fraction = section.in_range("decay_fraction", config.decay_fraction, 0.0, 1.0);
   } else {
-    refuse(section, "decay_fraction",
-           "decay_fraction belongs to the schedule wsd; this one is " + config.name);
+    section.without_effect("decay_fraction",
+                           "decay_fraction belongs to the schedule wsd; this one is " + config.name);
   }
   return config;
 }

@@ -19,10 +19,12 @@ using nlohmann::json;
 
 constexpr std::uint64_t kStateLimit = 16u << 20;  // bytes of a state.json that is read at all
 constexpr int kFormat = 1;
+constexpr const char* kPruned = ".pruned";
 
 NamedTensors model_tensors(const TrainingState& state) {
   NamedTensors tensors;
-  for (const auto& item : state.model->named_parameters()) tensors.emplace_back(item.key(), item.value().detach());
+  for (const auto& item : state.model->named_parameters())
+    tensors.emplace_back(item.key(), item.value().detach());
   return tensors;
 }
 
@@ -52,7 +54,9 @@ std::vector<std::pair<std::string, NamedTensors>> checkpoint_files(const Trainin
   return files;
 }
 
-json optional_number(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
+json optional_number(const std::optional<double>& value) {
+  return value ? json(*value) : json(nullptr);
+}
 
 json to_json(const CheckpointInfo& info) {
   return {{"format", kFormat},
@@ -82,16 +86,23 @@ std::optional<double> read_optional(const json& state, const char* key) {
 CheckpointInfo from_json(const json& state) {
   CheckpointInfo info;
   if (state.at("format").get<int>() != kFormat)
-    throw std::runtime_error(fmt::format("format {} (this build reads {})", state.at("format").get<int>(), kFormat));
-  for (auto [key, field] : {std::pair{"step", &info.step}, {"updates", &info.updates}, {"skipped", &info.skipped},
-                            {"skipped_in_row", &info.skipped_in_row}, {"epoch", &info.epoch},
-                            {"samples", &info.samples}, {"threads", &info.threads},
+    throw std::runtime_error(
+        fmt::format("format {} (this build reads {})", state.at("format").get<int>(), kFormat));
+  for (auto [key, field] : {std::pair{"step", &info.step},
+                            {"updates", &info.updates},
+                            {"skipped", &info.skipped},
+                            {"skipped_in_row", &info.skipped_in_row},
+                            {"epoch", &info.epoch},
+                            {"samples", &info.samples},
+                            {"threads", &info.threads},
                             {"micro_batch", &info.micro_batch}}) {
     *field = state.at(key).get<std::int64_t>();
     if (*field < 0) throw std::runtime_error(fmt::format("{} is {}", key, *field));
   }
-  for (auto [key, field] : {std::pair{"precision", &info.precision}, {"recipe", &info.recipe},
-                            {"recipe_crc32", &info.recipe_crc32}, {"data_checksum", &info.data_checksum}})
+  for (auto [key, field] : {std::pair{"precision", &info.precision},
+                            {"recipe", &info.recipe},
+                            {"recipe_crc32", &info.recipe_crc32},
+                            {"data_checksum", &info.data_checksum}})
     *field = state.at(key).get<std::string>();
   info.exfusion = state.at("versions").at("exfusion").get<std::string>();
   info.libtorch = state.at("versions").at("libtorch").get<std::string>();
@@ -101,6 +112,10 @@ CheckpointInfo from_json(const json& state) {
   info.best_by = state.at("best").at("by").get<std::string>();
   info.best_accuracy = state.at("best").at("accuracy").get<double>();
   info.best_step = state.at("best").at("step").get<std::int64_t>();
+  if (info.recipe_crc32 != text_crc32(info.recipe))
+    throw std::runtime_error("the recipe does not have its checksum");
+  if (!state.at("files").is_object()) throw std::runtime_error("files is not an object");
+  for (const auto& [name, file] : state.at("files").items()) info.files.push_back(name);
   return info;
 }
 
@@ -112,18 +127,29 @@ void check_files(const fs::path& checkpoint, const json& files) {
       throw CheckpointError(fmt::format("{}: missing", file.string()));
     const auto size = expected.at("size").get<std::uint64_t>();
     if (fs::file_size(file) != size)
-      throw CheckpointError(fmt::format("{}: {} bytes, state.json says {}", file.string(), fs::file_size(file), size));
+      throw CheckpointError(
+          fmt::format("{}: {} bytes, state.json says {}", file.string(), fs::file_size(file), size));
     const auto crc = expected.at("crc32").get<std::string>();
     if (const std::string found = file_crc32(file); found != crc)
       throw CheckpointError(fmt::format("{}: checksum {}, state.json says {}", file.string(), found, crc));
   }
 }
 
+// The checksum of a record without its own `crc32`.
+std::string record_crc32(json record) {
+  record.erase("crc32");
+  return text_crc32(record.dump());
+}
+
 json parse_state(const fs::path& checkpoint) {
   const fs::path file = checkpoint / "state.json";
-  if (!fs::is_regular_file(file)) throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
+  if (!fs::is_regular_file(file))
+    throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
   const json state = json::parse(read_file(file, kStateLimit), nullptr, false);
   if (!state.is_object()) throw CheckpointError(fmt::format("{}: not a JSON object", file.string()));
+  if (state.value("crc32", "") != record_crc32(state))
+    throw CheckpointError(
+        fmt::format("{}: its contents do not have the checksum that it states", file.string()));
   return state;
 }
 
@@ -132,13 +158,15 @@ void restore(const fs::path& path, const NamedTensors& targets) {
   const SafetensorsFile file(path.string());
   std::set<std::string> expected;
   for (const auto& [name, target] : targets) {
-    if (!file.contains(name)) throw CheckpointError(fmt::format("{}: tensor '{}' is missing", path.string(), name));
+    if (!file.contains(name))
+      throw CheckpointError(fmt::format("{}: tensor '{}' is missing", path.string(), name));
     file.read_into(name, target);
     expected.insert(name);
   }
   for (const auto& [name, info] : file.tensors()) {
     if (!expected.count(name))
-      throw CheckpointError(fmt::format("{}: tensor '{}' does not belong to this recipe", path.string(), name));
+      throw CheckpointError(
+          fmt::format("{}: tensor '{}' does not belong to this recipe", path.string(), name));
   }
 }
 
@@ -147,7 +175,8 @@ std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
   if (!fs::is_directory(checkpoints)) return folders;
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
     const std::string name = entry.path().filename().string();
-    if (entry.is_directory() && !entry.is_symlink() && name.starts_with("step-") && name.find('.') == std::string::npos)
+    if (entry.is_directory() && !entry.is_symlink() && name.starts_with("step-") &&
+        name.find('.') == std::string::npos)
       folders.push_back(entry.path());
   }
   std::sort(folders.rbegin(), folders.rend());  // newest first: the numbers have a fixed width
@@ -156,7 +185,9 @@ std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
 
 }  // namespace
 
-std::string checkpoint_name(std::int64_t step) { return fmt::format("step-{:08d}", step); }
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("step-{:08d}", step);
+}
 
 void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, CheckpointInfo info) {
   info.step = state.step;
@@ -175,27 +206,32 @@ void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, Ch
   }
   json record = to_json(info);
   record["files"] = std::move(files);
+  record["crc32"] = record_crc32(record);
   write_file(folder.path() / "state.json", record.dump(1) + "\n");
   folder.commit();
   fault_point("checkpoint-committed");
-  replace_link(checkpoints / "latest", checkpoint_name(state.step));
+  link_checkpoint(checkpoints, "latest", state.step);
 }
 
-void mark_best(const fs::path& checkpoints, std::int64_t step) {
-  replace_link(checkpoints / "best", checkpoint_name(step));
+void link_checkpoint(const fs::path& checkpoints, const std::string& link, std::int64_t step) {
+  const std::string name = checkpoint_name(step);
+  if (fs::is_directory(checkpoints / name)) replace_link(checkpoints / link, name);
 }
 
 void prune_checkpoints(const fs::path& checkpoints, std::int64_t keep) {
   std::error_code none;
   const std::string best = fs::read_symlink(checkpoints / "best", none).string();
   const std::vector<fs::path> folders = checkpoint_folders(checkpoints);
+  for (const auto& entry : fs::directory_iterator(checkpoints)) {
+    if (entry.path().filename().string().ends_with(kPruned))
+      fs::remove_all(entry.path(), none);  // a kill came between
+  }
   for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
     if (folders[i].filename() == best) continue;
     // A folder that is being removed must not look like a checkpoint.
-    const fs::path doomed = folders[i].string() + ".old";
     std::error_code failed;
-    fs::rename(folders[i], doomed, failed);
-    if (!failed) fs::remove_all(doomed, failed);
+    fs::rename(folders[i], folders[i].string() + kPruned, failed);
+    if (!failed) fs::remove_all(folders[i].string() + kPruned, failed);
     if (failed) log_warning("{}: cannot be removed: {}", folders[i].string(), failed.message());
   }
 }
@@ -205,7 +241,8 @@ CheckpointInfo read_checkpoint(const fs::path& checkpoint) {
   try {
     CheckpointInfo info = from_json(state);
     check_files(checkpoint, state.at("files"));
-    if (!state.at("files").contains("model.safetensors")) throw std::runtime_error("model.safetensors is not listed");
+    if (std::count(info.files.begin(), info.files.end(), "model.safetensors") == 0)
+      throw std::runtime_error("model.safetensors is not listed");
     return info;
   } catch (const Error&) {
     throw;
@@ -217,9 +254,15 @@ CheckpointInfo read_checkpoint(const fs::path& checkpoint) {
 void load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
   const at::NoGradGuard no_grad;
   const CheckpointInfo info = read_checkpoint(checkpoint);
-  for (const auto& [name, targets] : checkpoint_files(state)) {
-    if (!fs::is_regular_file(checkpoint / name))
-      throw CheckpointError(fmt::format("{}: missing, and the recipe needs it", (checkpoint / name).string()));
+  const auto files = checkpoint_files(state);
+  for (const std::string& name : info.files) {
+    if (std::none_of(files.begin(), files.end(), [&](const auto& file) { return file.first == name; }))
+      throw CheckpointError(fmt::format("{}: does not belong to this recipe", (checkpoint / name).string()));
+  }
+  for (const auto& [name, targets] : files) {
+    if (std::count(info.files.begin(), info.files.end(), name) == 0)
+      throw CheckpointError(fmt::format("{}: state.json does not list it, and the recipe needs it",
+                                        (checkpoint / name).string()));
     restore(checkpoint / name, targets);
   }
   state.step = info.step;
@@ -229,8 +272,10 @@ void load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
   for (ExpertBank& bank : state.banks) bank.restored();
 }
 
-fs::path newest_checkpoint(const fs::path& checkpoints) {
-  for (const fs::path& folder : checkpoint_folders(checkpoints)) {
+std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {
+  const std::vector<fs::path> folders = checkpoint_folders(checkpoints);
+  if (folders.empty()) return std::nullopt;
+  for (const fs::path& folder : folders) {
     try {
       read_checkpoint(folder);
       return folder;
@@ -238,7 +283,7 @@ fs::path newest_checkpoint(const fs::path& checkpoints) {
       log_warning("checkpoint not used: {}", error.what());
     }
   }
-  throw CheckpointError(fmt::format("{}: holds no usable checkpoint", checkpoints.string()));
+  throw CheckpointError(fmt::format("{}: none of its checkpoints can be used", checkpoints.string()));
 }
 
 }  // namespace exfusion

@@ -1,6 +1,6 @@
-// Checkpoints: a folder with model.safetensors (always the collapsed dense model), experts.safetensors, optimizer.safetensors,
-// ema.safetensors and state.json, which lists the others with sizes and checksums and is written last. A folder under its
-// final name is whole: it is written aside, synced and renamed.
+// Checkpoints: a folder with model.safetensors (always the collapsed dense model), experts.safetensors,
+// optimizer.safetensors, ema.safetensors and state.json, which lists the others with sizes and checksums and
+// is written last. A folder under its final name is whole: it is written aside, synced and renamed.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -18,11 +18,13 @@ struct CheckpointInfo {
   std::int64_t epoch = 0, samples = 0;
   std::int64_t threads = 0, micro_batch = 0;
   std::string precision;
-  std::string recipe;         // the resolved recipe: a checkpoint can be read without its run
-  std::string recipe_crc32;   // of that text
+  std::string recipe;              // the resolved recipe: a checkpoint can be read without its run
+  std::string recipe_crc32;        // of that text
+  std::vector<std::string> files;  // that it lists
   std::string data_checksum;
   std::string exfusion, libtorch;
-  // Accuracies on the test set at this step (absent when it was not evaluated here): in the run's precision, in fp32, of the average.
+  // Accuracies on the test set at this step (absent when it was not evaluated here): in the run's precision,
+  // in fp32, of the average.
   std::optional<double> test_accuracy, test_accuracy_fp32, ema_accuracy;
   // The best evaluation so far and what chose it: "validation" or "test".
   std::string best_by;
@@ -33,21 +35,25 @@ struct CheckpointInfo {
 std::string checkpoint_name(std::int64_t step);  // step-00001500
 
 // Writes checkpoints/NAME and points checkpoints/latest at it. Throws FileError.
-void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state, CheckpointInfo info);
+void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
+                     CheckpointInfo info);
 
-// Points checkpoints/best at the checkpoint of that step.
-void mark_best(const std::filesystem::path& checkpoints, std::int64_t step);
+// Points checkpoints/`link` (latest, best) at the checkpoint of that step, if there is one.
+void link_checkpoint(const std::filesystem::path& checkpoints, const std::string& link, std::int64_t step);
 
 // Removes all but the newest `keep` checkpoints and the one that `best` points at.
 void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 
-// Reads state.json and checks every file it lists. Throws CheckpointError naming the file and what is wrong with it.
+// Reads state.json and checks every file it lists. Throws CheckpointError naming the file and what is wrong
+// with it.
 CheckpointInfo read_checkpoint(const std::filesystem::path& checkpoint);
 
-// Restores the state, bit for bit. Every tensor must be there with its shape, and nothing else. Throws CheckpointError, FormatError.
+// Restores the state, bit for bit. Every tensor must be there with its shape, and nothing else. Throws
+// CheckpointError, FormatError.
 void load_checkpoint(const std::filesystem::path& checkpoint, TrainingState& state);
 
-// The newest checkpoint that read_checkpoint accepts; damaged newer ones are named in warnings. Throws CheckpointError if none is.
-std::filesystem::path newest_checkpoint(const std::filesystem::path& checkpoints);
+// The newest checkpoint that read_checkpoint accepts; damaged newer ones are named in warnings. nullopt if
+// there is none at all; throws CheckpointError if there are some and all are damaged.
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& checkpoints);
 
 }  // namespace exfusion

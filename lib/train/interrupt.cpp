@@ -25,6 +25,8 @@ InterruptScope::~InterruptScope() {
   std::signal(SIGTERM, SIG_DFL);
 }
 
-int interrupt_signal() { return arrived; }
+int interrupt_signal() {
+  return arrived;
+}
 
 }  // namespace exfusion

@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM as a flag that the loop looks at between steps. A second signal of the kind ends the process at once.
+// Ctrl-C and SIGTERM as a flag that the loop looks at between steps. A second signal of the kind ends the
+// process at once.
 #pragma once
 
 namespace exfusion {

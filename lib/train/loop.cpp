@@ -22,7 +22,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // Everything the loop works with.
 struct Run {
@@ -34,24 +36,32 @@ struct Run {
   std::int64_t steps_per_epoch = 0, total = 0;
 };
 
-bool due(std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; }
+bool due(std::int64_t step, std::int64_t every) {
+  return every > 0 && step % every == 0;
+}
 
 void warn_of_difference(const char* name, const std::string& before, const std::string& now) {
   if (before != now)
-    log_warning("{} was {} and is {} now: the run goes on, but not bit for bit as it would have", name, before, now);
+    log_warning("{} was {} and is {} now: the run goes on, but not bit for bit as it would have", name,
+                before, now);
 }
 
 // Restores the newest valid checkpoint, if there is one; returns its step, or -1.
 std::int64_t restore(Run& run) {
-  if (std::filesystem::is_empty(run.folder.checkpoints())) return -1;
-  const std::filesystem::path newest = newest_checkpoint(run.folder.checkpoints());
-  const CheckpointInfo before = read_checkpoint(newest);
-  load_checkpoint(newest, run.state);
+  const std::filesystem::path& checkpoints = run.folder.checkpoints();
+  const auto newest = newest_checkpoint(checkpoints);
+  if (!newest) return -1;
+  const CheckpointInfo before = read_checkpoint(*newest);
+  load_checkpoint(*newest, run.state);
   if (before.data_checksum != run.data.checksum)
-    throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}", newest.string(),
-                                      before.data_checksum, run.data.checksum));
-  warn_of_difference("the number of threads", std::to_string(before.threads), std::to_string(run.record.threads));
+    throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
+                                      newest->string(), before.data_checksum, run.data.checksum));
+  warn_of_difference("the number of threads", std::to_string(before.threads),
+                     std::to_string(run.record.threads));
   warn_of_difference("libtorch", before.libtorch, run.record.libtorch);
+  // A kill may have come between a checkpoint and its links.
+  link_checkpoint(checkpoints, "latest", before.step);
+  if (before.best_step >= 0) link_checkpoint(checkpoints, "best", before.best_step);
   run.record.best_by = before.best_by;
   run.record.best_accuracy = before.best_accuracy;
   run.record.best_step = before.best_step;
@@ -72,9 +82,12 @@ void evaluate_step(Run& run, MetricsLog& metrics) {
   const Evaluation test = score(run, *run.data.test, precision);
   metrics.evaluation("eval", step, test);
   run.record.test_accuracy = test.accuracy;
-  if (precision == "fp32") run.record.test_accuracy_fp32 = test.accuracy;
-  else if (step == run.total) run.record.test_accuracy_fp32 = score(run, *run.data.test, "fp32").accuracy;
-  log_info("step {}: test accuracy {:.4f}, loss {:.4f} ({} images, {})", step, test.accuracy, test.loss, test.samples, precision);
+  if (precision == "fp32")
+    run.record.test_accuracy_fp32 = test.accuracy;
+  else if (step == run.total)
+    run.record.test_accuracy_fp32 = score(run, *run.data.test, "fp32").accuracy;
+  log_info("step {}: test accuracy {:.4f}, loss {:.4f} ({} images, {})", step, test.accuracy, test.loss,
+           test.samples, precision);
 
   double deciding = test.accuracy;
   if (run.data.validation) {
@@ -89,7 +102,8 @@ void evaluate_step(Run& run, MetricsLog& metrics) {
     run.state.ema->swap();
     metrics.evaluation("ema", step, average);
     run.record.ema_accuracy = average.accuracy;
-    log_info("step {}: weight average: test accuracy {:.4f}, loss {:.4f}", step, average.accuracy, average.loss);
+    log_info("step {}: weight average: test accuracy {:.4f}, loss {:.4f}", step, average.accuracy,
+             average.loss);
   }
   if (deciding > run.record.best_accuracy) {
     run.record.best_accuracy = deciding;
@@ -103,19 +117,21 @@ void save(Run& run, MetricsLog& metrics) {
   run.record.samples = step * run.config.train.global_batch;
   metrics.flush();  // rows up to here must be there when the checkpoint is
   save_checkpoint(run.folder.checkpoints(), run.state, run.record);
-  if (run.record.best_step == step) mark_best(run.folder.checkpoints(), step);
+  if (run.record.best_step == step) link_checkpoint(run.folder.checkpoints(), "best", step);
   prune_checkpoints(run.folder.checkpoints(), run.config.checkpoint.keep);
 }
 
 void train(Run& run, MetricsLog& metrics) {
   const RunConfig& config = run.config;
   const InterruptScope interrupts;
-  Loader loader(run.data.train, {config.data, config.seed, config.train.global_batch, config.model.vit.classes},
+  Loader loader(run.data.train,
+                {config.data, config.seed, config.train.global_batch, config.model.vit.classes},
                 run.state.step, run.total);
   Progress progress(run.state.step, run.total, run.steps_per_epoch, config.train.global_batch,
                     3.0 * run.state.model->forward_flops() * static_cast<double>(config.train.global_batch),
                     measure_peak_flops(config.train.precision));
-  const std::int64_t eval_every = config.train.eval_every_steps > 0 ? config.train.eval_every_steps : run.steps_per_epoch;
+  const std::int64_t eval_every =
+      config.train.eval_every_steps > 0 ? config.train.eval_every_steps : run.steps_per_epoch;
   Clock::time_point flushed = Clock::now();
 
   while (run.state.step < run.total) {
@@ -128,29 +144,33 @@ void train(Run& run, MetricsLog& metrics) {
     run.record.test_accuracy = run.record.test_accuracy_fp32 = run.record.ema_accuracy = std::nullopt;
 
     if (result.skipped)
-      log_warning("step {}: loss {}, gradient norm {}: the step is skipped ({} in a row, {} in all)", step, result.loss,
-                  result.grad_norm, run.state.skipped_in_row, run.state.skipped);
-    if (due(step, config.train.log_every_steps)) metrics.train(run.state, result, seconds, loader.wait_seconds());
+      log_warning("step {}: loss {}, gradient norm {}: the step is skipped ({} in a row, {} in all)", step,
+                  result.loss, result.grad_norm, run.state.skipped_in_row, run.state.skipped);
+    if (due(step, config.train.log_every_steps))
+      metrics.train(run.state, result, seconds, loader.wait_seconds());
     progress.update(step, result, seconds);
     if (seconds_since(flushed) > 1.0) {
       metrics.flush();
       flushed = Clock::now();
     }
     if (run.state.skipped_in_row >= config.train.max_skipped)
-      throw NonFiniteError(fmt::format(
-          "step {}: {} steps in a row had a non-finite loss or gradient (train.max_skipped); a lower optim.lr, a longer "
-          "warm-up or train.clip may help; --resume goes on from the last checkpoint",
-          step, run.state.skipped_in_row));
+      throw NonFiniteError(
+          fmt::format("step {}: {} steps in a row had a non-finite loss or gradient (train.max_skipped); a "
+                      "lower optim.lr, a longer "
+                      "warm-up or train.clip may help; --resume goes on from the last checkpoint",
+                      step, run.state.skipped_in_row));
 
     if (due(step, eval_every) || last) evaluate_step(run, metrics);
     const int signal = interrupt_signal();
-    if (due(step, config.checkpoint.every_steps) || due(step, config.checkpoint.every_epochs * run.steps_per_epoch) || last ||
-        signal != 0 || run.record.best_step == step)
+    if (due(step, config.checkpoint.every_steps) ||
+        due(step, config.checkpoint.every_epochs * run.steps_per_epoch) || last || signal != 0 ||
+        run.record.best_step == step)
       save(run, metrics);
     if (signal != 0 && !last)
-      throw Interrupted(fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}", signal,
-                                    step, run.folder.path().string()),
-                        signal);
+      throw Interrupted(
+          fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
+                      signal, step, run.folder.path().string()),
+          signal);
   }
 }
 
@@ -162,16 +182,20 @@ void describe(const Run& run) {
                     : "dense";
   log_info("{}: {}, {:.2f} M parameters, {}", config.name, config.model.arch,
            static_cast<double>(run.state.parameters->values().numel()) / 1e6, fusion);
-  log_info("{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {}, {} threads", config.data.name,
-           run.data.train->size(), run.data.test->size(), run.data.validation ? run.data.validation->size() : 0, run.total,
-           config.train.global_batch, run.steps_per_epoch, config.train.precision, run.record.threads);
+  log_info(
+      "{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {}, {} threads",
+      config.data.name, run.data.train->size(), run.data.test->size(),
+      run.data.validation ? run.data.validation->size() : 0, run.total, config.train.global_batch,
+      run.steps_per_epoch, config.train.precision, run.record.threads);
 }
 
 }  // namespace
 
-RunOutcome run_training(const RunConfig& config, const std::string& resolved, const RunFolder& folder, bool resume) {
+RunOutcome run_training(const RunConfig& config, const std::string& resolved, const RunFolder& folder,
+                        bool resume) {
   log_to_file((folder.path() / "train.log").string());
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
+  folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
   Run run{.config = config, .folder = folder};
   run.data = make_datasets(config.data, config.seed, config.model.image_shape());
   run.steps_per_epoch = steps_per_epoch(*run.data.train, config.train.global_batch);
@@ -189,8 +213,8 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
 
   const std::int64_t resumed_at = resume ? restore(run) : -1;
   if (run.state.step > run.total)
-    throw CheckpointError(fmt::format("{}: at step {}, beyond the {} steps that the recipe asks for", folder.path().string(),
-                                      run.state.step, run.total));
+    throw CheckpointError(fmt::format("{}: at step {}, beyond the {} steps that the recipe asks for",
+                                      folder.path().string(), run.state.step, run.total));
   RunOutcome outcome;
   outcome.already_finished = resumed_at == run.total;
   outcome.exported = folder.path() / "export";

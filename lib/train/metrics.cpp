@@ -6,7 +6,8 @@ namespace {
 std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& state) {
   const std::vector<SeriesColumn> scores = {{"loss"}, {"accuracy"}, {"seconds"}};
   std::vector<SeriesGroup> result = {
-      {"train", {{"loss"}, {"lr"}, {"grad_norm"}, {"skipped", true}, {"step_time"}, {"data_wait"}}}, {"eval", scores}};
+      {"train", {{"loss"}, {"lr"}, {"grad_norm"}, {"skipped", true}, {"step_time"}, {"data_wait"}}},
+      {"eval", scores}};
   if (config.data.validation > 0) result.push_back({"validation", scores});
   if (state.ema) result.push_back({"ema", scores});
   if (!state.banks.empty()) {
@@ -18,11 +19,13 @@ std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& st
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& folder, const RunConfig& config, const TrainingState& state,
-                       std::int64_t resumed_at)
-    : file_((folder / "metrics.h5").string(), groups(config, state), resumed_at), events_(folder.string(), resumed_at) {}
+MetricsLog::MetricsLog(const std::filesystem::path& folder, const RunConfig& config,
+                       const TrainingState& state, std::int64_t resumed_at)
+    : file_((folder / "metrics.h5").string(), groups(config, state), resumed_at),
+      events_(folder.string(), resumed_at) {}
 
-void MetricsLog::train(const TrainingState& state, const StepResult& result, double step_time, double data_wait) {
+void MetricsLog::train(const TrainingState& state, const StepResult& result, double step_time,
+                       double data_wait) {
   const std::int64_t step = state.step;
   file_.append("train", step,
                {{"loss", {result.loss}},
@@ -48,7 +51,8 @@ void MetricsLog::train(const TrainingState& state, const StepResult& result, dou
 }
 
 void MetricsLog::evaluation(const std::string& group, std::int64_t step, const Evaluation& result) {
-  file_.append(group, step, {{"loss", {result.loss}}, {"accuracy", {result.accuracy}}, {"seconds", {result.seconds}}});
+  file_.append(group, step,
+               {{"loss", {result.loss}}, {"accuracy", {result.accuracy}}, {"seconds", {result.seconds}}});
   events_.scalar(group + "/loss", step, result.loss);
   events_.scalar(group + "/accuracy", step, result.accuracy);
 }

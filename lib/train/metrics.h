@@ -1,4 +1,5 @@
-// What a run records: the rows of metrics.h5 and the same scalars for TensorBoard. A row's step is the count of finished steps.
+// What a run records: the rows of metrics.h5 and the same scalars for TensorBoard. A row's step is the count
+// of finished steps.
 #pragma once
 #include <cstdint>
 #include <filesystem>

@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 
 LoadedModel from_export(const fs::path& path) {
   LoadedModel loaded;
-  const TimmConfig timm = parse_timm_config(read_file(path / "config.json", 1u << 20), (path / "config.json").string());
+  const TimmConfig timm =
+      parse_timm_config(read_file(path / "config.json", 1u << 20), (path / "config.json").string());
   loaded.config = ModelConfig{.arch = "vit", .vit = timm.vit};
   loaded.mean = timm.mean;
   loaded.std = timm.std;
@@ -30,7 +31,8 @@ LoadedModel from_export(const fs::path& path) {
 
 // A recipe may give one value for all channels.
 std::vector<double> per_channel(const std::vector<double>& values, const ViTConfig& vit) {
-  return values.size() == 1 ? std::vector<double>(static_cast<std::size_t>(vit.channels), values.front()) : values;
+  return values.size() == 1 ? std::vector<double>(static_cast<std::size_t>(vit.channels), values.front())
+                            : values;
 }
 
 LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
@@ -76,22 +78,31 @@ void load_weights(const fs::path& file, Model& model) {
 
 LoadedModel load_model(const fs::path& path, const std::string& what) {
   if (!fs::is_directory(path))
-    throw CheckpointError(fmt::format("{}: no such folder; give a run, a checkpoint or an exported model", path.string()));
+    throw CheckpointError(
+        fmt::format("{}: no such folder; give a run, a checkpoint or an exported model", path.string()));
   if (fs::is_directory(path / "checkpoints")) {
     const fs::path checkpoints = path / "checkpoints";
-    if (what != "best") return from_checkpoint(newest_checkpoint(checkpoints), what);
+    if (what != "best") {
+      const auto newest = newest_checkpoint(checkpoints);
+      if (!newest) throw CheckpointError(fmt::format("{}: has no checkpoint yet", path.string()));
+      return from_checkpoint(*newest, what);
+    }
     std::error_code none;
     const fs::path best = fs::read_symlink(checkpoints / "best", none);
-    if (best.empty()) throw CheckpointError(fmt::format("{}: no checkpoint is marked best", checkpoints.string()));
+    if (best.empty())
+      throw CheckpointError(fmt::format("{}: no checkpoint is marked best", checkpoints.string()));
     return from_checkpoint(checkpoints / best, what);
   }
   if (what == "best")
-    throw CheckpointError(fmt::format("{}: one checkpoint, so there is no best; give the run's folder", path.string()));
+    throw CheckpointError(
+        fmt::format("{}: one checkpoint, so there is no best; give the run's folder", path.string()));
   if (fs::is_regular_file(path / "state.json")) return from_checkpoint(path, what);
   if (!fs::is_regular_file(path / "config.json"))
-    throw CheckpointError(fmt::format("{}: neither a run (checkpoints/), a checkpoint (state.json) nor an exported model (config.json)",
-                                      path.string()));
-  if (what != "last") throw CheckpointError(fmt::format("{}: an exported model has no '{}'", path.string(), what));
+    throw CheckpointError(fmt::format(
+        "{}: neither a run (checkpoints/), a checkpoint (state.json) nor an exported model (config.json)",
+        path.string()));
+  if (what != "last")
+    throw CheckpointError(fmt::format("{}: an exported model has no '{}'", path.string(), what));
   return from_export(path);
 }
 

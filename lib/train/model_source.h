@@ -13,20 +13,21 @@ namespace exfusion {
 struct LoadedModel {
   std::shared_ptr<Model> model;
   ModelConfig config;
-  std::vector<double> mean, std;       // of the pixels, per channel
-  std::optional<RunConfig> run;        // absent for an exported folder
-  std::string recipe_crc32;            // "" when not known
-  std::string what;                    // last, best, ema
+  std::vector<double> mean, std;  // of the pixels, per channel
+  std::optional<RunConfig> run;   // absent for an exported folder
+  std::string recipe_crc32;       // "" when not known
+  std::string what;               // last, best, ema
   std::int64_t step = -1;
-  std::optional<double> test_accuracy; // in fp32 where known, else in the run's precision
-  std::filesystem::path origin;        // the checkpoint or export folder that was read
+  std::optional<double> test_accuracy;  // in fp32 where known, else in the run's precision
+  std::filesystem::path origin;         // the checkpoint or export folder that was read
 };
 
-// `what`: last, best, ema (of the newest checkpoint). An exported folder and a checkpoint know only one model, so there `best` is
-// refused. Throws CheckpointError, FormatError.
+// `what`: last, best, ema (of the newest checkpoint). An exported folder and a checkpoint know only one
+// model, so there `best` is refused. Throws CheckpointError, FormatError.
 LoadedModel load_model(const std::filesystem::path& path, const std::string& what);
 
-// Copies the tensors of a safetensors file into the model: every parameter must be there with its shape, and nothing else.
+// Copies the tensors of a safetensors file into the model: every parameter must be there with its shape, and
+// nothing else.
 void load_weights(const std::filesystem::path& file, Model& model);
 
 }  // namespace exfusion

@@ -23,21 +23,29 @@ std::string plan_text(const RunConfig& config) {
       fused_values += static_cast<double>(tensor.numel()) / static_cast<double>(bank.experts());
     }
   }
-  // fp32: value and gradient of every dense parameter, two moments of those outside the banks, three values per expert's parameter
+  // fp32: value and gradient of every dense parameter, two moments of those outside the banks, three values
+  // per expert's parameter
   const double bytes = 4.0 * (2.0 * parameters + 2.0 * (parameters - fused_values) + 3.0 * expert_values);
 
   std::string text = fmt::format("{:<14}{}\n", "run", config.name);
-  const auto row = [&](const char* name, const std::string& value) { text += fmt::format("{:<14}{}\n", name, value); };
-  row("model", fmt::format("{}: {:.2f} M parameters, {:.2f} GFLOP per image forward", config.model.arch, parameters / 1e6,
-                           state.model->forward_flops() / 1e9));
-  row("fusion", config.fusion ? fmt::format("{} FFNs with {} experts each, weights {}, {:.2f} M expert parameters", state.banks.size(),
-                                            config.fusion->experts, config.fusion->weights, expert_values / 1e6)
-                              : "none: dense training");
-  row("data", fmt::format("{}: {} training, {} held out, {} test images", config.data.name, data.train->size(),
-                          data.validation ? data.validation->size() : 0, data.test->size()));
-  row("training", fmt::format("{} steps of {} images ({} per epoch, micro-batches of {}), {}", steps, config.train.global_batch,
-                              per_epoch, config.train.micro_batch, config.train.precision));
-  row("memory", fmt::format("{:.1f} MB of weights, gradients and moments; activations come on top", bytes / 1e6));
+  const auto row = [&](const char* name, const std::string& value) {
+    text += fmt::format("{:<14}{}\n", name, value);
+  };
+  row("model", fmt::format("{}: {:.2f} M parameters, {:.2f} GFLOP per image forward", config.model.arch,
+                           parameters / 1e6, state.model->forward_flops() / 1e9));
+  row("fusion", config.fusion
+                    ? fmt::format("{} FFNs with {} experts each, weights {}, {:.2f} M expert parameters",
+                                  state.banks.size(), config.fusion->experts, config.fusion->weights,
+                                  expert_values / 1e6)
+                    : "none: dense training");
+  row("data",
+      fmt::format("{}: {} training, {} held out, {} test images", config.data.name, data.train->size(),
+                  data.validation ? data.validation->size() : 0, data.test->size()));
+  row("training",
+      fmt::format("{} steps of {} images ({} per epoch, micro-batches of {}), {}", steps,
+                  config.train.global_batch, per_epoch, config.train.micro_batch, config.train.precision));
+  row("memory",
+      fmt::format("{:.1f} MB of weights, gradients and moments; activations come on top", bytes / 1e6));
   return text;
 }
 

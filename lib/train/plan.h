@@ -6,7 +6,8 @@
 
 namespace exfusion {
 
-// Reads the data, builds the model and the banks, and describes them: sizes, steps, memory. Throws as run_training does.
+// Reads the data, builds the model and the banks, and describes them: sizes, steps, memory. Throws as
+// run_training does.
 std::string plan_text(const RunConfig& config);
 
 }  // namespace exfusion

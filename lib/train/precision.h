@@ -1,5 +1,5 @@
-// The precision of the forward pass, for as long as the object lives: bf16 switches CPU autocast on in this thread
-// (matrix products in bf16; parameters, gradients, moments and sums stay fp32), fp32 changes nothing.
+// The precision of the forward pass, for as long as the object lives: bf16 switches CPU autocast on in this
+// thread (matrix products in bf16; parameters, gradients, moments and sums stay fp32), fp32 changes nothing.
 #pragma once
 #include <string>
 

@@ -28,8 +28,8 @@ bool drawn_line = false;  // whether the terminal's last line is ours
 
 }  // namespace
 
-Progress::Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch, std::int64_t global_batch,
-                   double step_flops, double peak_flops)
+Progress::Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch,
+                   std::int64_t global_batch, double step_flops, double peak_flops)
     : total_(total),
       steps_per_epoch_(steps_per_epoch),
       global_batch_(global_batch),
@@ -55,8 +55,9 @@ void Progress::clear() {
 std::string Progress::line(std::int64_t step, double lr) const {
   const double rate = static_cast<double>(global_batch_) / mean_seconds_;
   return fmt::format("epoch {:.2f}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} samples/s  MFU {:.2f}  ETA {}",
-                     static_cast<double>(step) / static_cast<double>(steps_per_epoch_), step, total_, mean_loss_, lr, rate,
-                     step_flops_ / mean_seconds_ / peak_flops_, duration_text(static_cast<double>(total_ - step) * mean_seconds_));
+                     static_cast<double>(step) / static_cast<double>(steps_per_epoch_), step, total_,
+                     mean_loss_, lr, rate, step_flops_ / mean_seconds_ / peak_flops_,
+                     duration_text(static_cast<double>(total_ - step) * mean_seconds_));
 }
 
 void Progress::update(std::int64_t step, const StepResult& result, double seconds) {

@@ -10,10 +10,11 @@ namespace exfusion {
 
 class Progress {
  public:
-  // `step_flops`: matrix-multiply FLOPs of a step (forward and backward); `peak_flops`: what this machine's matrix product reaches per
-  // second in the run's precision, measured at start; MFU is their ratio at the current speed.
-  Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch, std::int64_t global_batch,
-           double step_flops, double peak_flops);
+  // `step_flops`: matrix-multiply FLOPs of a step (forward and backward); `peak_flops`: what this machine's
+  // matrix product reaches per second in the run's precision, measured at start; MFU is their ratio at the
+  // current speed.
+  Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch,
+           std::int64_t global_batch, double step_flops, double peak_flops);
   ~Progress();
   // After a step that took `seconds`, waiting for data included.
   void update(std::int64_t step, const StepResult& result, double seconds);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/recipe.h"
 
 namespace exfusion {
@@ -12,17 +13,20 @@ constexpr std::int64_t kMany = 1'000'000'000;
 
 TrainConfig parse_train(Section section) {
   TrainConfig config;
-  config.epochs = section.optional_in_range<double>("epochs", 0.0, 1e6).value_or(0.0);
+  config.epochs = section.in_range("epochs", config.epochs, 0.0, 1e6);
   config.steps = section.optional_in_range<std::int64_t>("steps", 1, kMany).value_or(0);
   if (config.steps == 0 && config.epochs <= 0.0)
-    section.problem("epochs", "train.epochs (> 0) or train.steps (>= 1) must say how long to train");
+    section.problem("epochs", "train.epochs must be above 0, or train.steps be given");
   config.global_batch = section.in_range<std::int64_t>("global_batch", config.global_batch, 1, 1 << 20);
-  config.micro_batch = section.in_range<std::int64_t>("micro_batch", config.global_batch, 1, config.global_batch);
+  config.micro_batch =
+      section.in_range<std::int64_t>("micro_batch", config.global_batch, 1, config.global_batch);
   config.precision = section.one_of("precision", config.precision, {"fp32", "bf16"});
   config.clip = section.in_range("clip", config.clip, 0.0, 1e9);
   config.ema = section.in_range("ema", config.ema, 0.0, 0.999999999);
-  config.eval_every_steps = section.in_range<std::int64_t>("eval_every_steps", config.eval_every_steps, 0, kMany);
-  config.log_every_steps = section.in_range<std::int64_t>("log_every_steps", config.log_every_steps, 1, kMany);
+  config.eval_every_steps =
+      section.in_range<std::int64_t>("eval_every_steps", config.eval_every_steps, 0, kMany);
+  config.log_every_steps =
+      section.in_range<std::int64_t>("log_every_steps", config.log_every_steps, 1, kMany);
   config.threads = section.in_range<std::int64_t>("threads", config.threads, 0, 1024);
   config.max_skipped = section.in_range<std::int64_t>("max_skipped", config.max_skipped, 1, kMany);
   return config;
@@ -43,7 +47,8 @@ std::string parse_name(Section& root) {
                        return std::isalnum(c) || c == '_' || c == '-' || c == '.';
                      });
   if (!plain)
-    root.problem("name", "name must be letters, digits, '_', '-' and '.' (it names the run folder), got '" + name + "'");
+    root.problem("name", "name must be letters, digits, '_', '-' and '.' (it names the run folder), got '" +
+                             name + "'");
   return name;
 }
 
@@ -60,16 +65,24 @@ RunConfig parse_run(Recipe& recipe) {
   config.train = parse_train(root.child("train"));
   config.optim = AdamWConfig::parse(root.child("optim"));
   config.checkpoint = parse_checkpoint(root.child("checkpoint"));
+  if (config.fusion) {
+    try {
+      fused_layers(*config.fusion, config.model.vit.depth);
+    } catch (const RecipeError& error) {
+      root.child("fusion").problem("layers", error.what());
+    }
+  }
   recipe.finish();
-  if (config.fusion) fused_layers(*config.fusion, config.model.vit.depth);  // throws when a layer does not exist
   return config;
 }
 
 bool may_change_on_resume(const std::string& key) {
-  static const std::vector<std::string> allowed = {
-      "train.epochs",           "train.steps",   "train.eval_every_steps", "train.log_every_steps",
-      "train.threads",          "train.max_skipped", "data.workers",       "data.root",
-      "checkpoint.every_steps", "checkpoint.every_epochs", "checkpoint.keep"};
+  static const std::vector<std::string> allowed = {"train.epochs",           "train.steps",
+                                                   "train.eval_every_steps", "train.log_every_steps",
+                                                   "train.threads",          "train.max_skipped",
+                                                   "data.workers",           "data.root",
+                                                   "checkpoint.every_steps", "checkpoint.every_epochs",
+                                                   "checkpoint.keep"};
   return std::find(allowed.begin(), allowed.end(), key) != allowed.end();
 }
 

@@ -15,17 +15,18 @@ namespace exfusion {
 class Recipe;
 
 struct TrainConfig {
-  double epochs = 0.0;              // length in epochs; a part of an epoch is allowed
+  double epochs = 20.0;             // length in epochs; a part of an epoch is allowed
   std::int64_t steps = 0;           // length in steps; wins over epochs when given
   std::int64_t global_batch = 256;  // samples per optimizer step
-  std::int64_t micro_batch = 0;     // samples per forward pass; the gradients of a step's micro-batches are summed
-  std::string precision = "fp32";   // fp32, bf16 (autocast; parameters, gradients and moments stay fp32)
-  double clip = 1.0;                // bound on the global gradient norm; 0: off
-  double ema = 0.0;                 // decay of the weight average; 0: off
+  std::int64_t micro_batch =
+      0;  // samples per forward pass; the gradients of a step's micro-batches are summed
+  std::string precision = "fp32";     // fp32, bf16 (autocast; parameters, gradients and moments stay fp32)
+  double clip = 1.0;                  // bound on the global gradient norm; 0: off
+  double ema = 0.0;                   // decay of the weight average; 0: off
   std::int64_t eval_every_steps = 0;  // 0: once per epoch
   std::int64_t log_every_steps = 1;   // cadence of the rows in metrics.h5
-  std::int64_t threads = 0;         // of the computation; 0: what OMP_NUM_THREADS or the machine says
-  std::int64_t max_skipped = 10;    // steps in a row with a non-finite loss or gradient before the run stops
+  std::int64_t threads = 0;           // of the computation; 0: what OMP_NUM_THREADS or the machine says
+  std::int64_t max_skipped = 10;  // steps in a row with a non-finite loss or gradient before the run stops
 };
 
 struct CheckpointConfig {

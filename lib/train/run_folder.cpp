@@ -19,14 +19,16 @@ namespace fs = std::filesystem;
 
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ < 0) throw FileError(fmt::format("{}: cannot be opened: {}", path_.string(), std::strerror(errno)));
+  if (lock_ < 0)
+    throw FileError(fmt::format("{}: cannot be opened: {}", path_.string(), std::strerror(errno)));
   if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     ::close(lock_);
     throw RunFolderError(fmt::format("{}: another process is training in this folder", path_.string()));
   }
 }
 
-RunFolder::RunFolder(RunFolder&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+RunFolder::RunFolder(RunFolder&& other) noexcept
+    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
 
 RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
@@ -36,9 +38,11 @@ RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
   std::error_code error;
   if (fs::exists(path, error)) {
     if (!overwrite)
-      throw RunFolderError(fmt::format("{0}: exists; go on with --resume {0}, or replace it with --overwrite", path.string()));
+      throw RunFolderError(
+          fmt::format("{0}: exists; go on with --resume {0}, or replace it with --overwrite", path.string()));
     if (!fs::is_directory(path) || !(fs::is_empty(path) || fs::exists(path / "recipe.yaml")))
-      throw RunFolderError(fmt::format("{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
+      throw RunFolderError(fmt::format(
+          "{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
     const RunFolder held(path);  // nobody may be training in it
     fs::remove_all(path, error);
     if (error) throw FileError(fmt::format("{}: cannot be removed: {}", path.string(), error.message()));
@@ -55,8 +59,9 @@ RunFolder RunFolder::open(const fs::path& path) {
 }
 
 void RunFolder::write_recipe(const std::string& resolved, const std::string& data_checksum) const {
-  write_file(recipe(), fmt::format("# {}\n# recipe crc32 {}, data {}\n{}", version_text(), text_crc32(resolved),
-                                   data_checksum, resolved));
+  const std::string data = data_checksum.empty() ? "" : ", data " + data_checksum;
+  write_file(recipe(), fmt::format("# {}\n# recipe crc32 {}{}\n{}", version_text(), text_crc32(resolved),
+                                   data, resolved));
 }
 
 }  // namespace exfusion

@@ -7,10 +7,11 @@ namespace exfusion {
 
 class RunFolder {
  public:
-  // Makes the folder. One that exists is a RunFolderError naming both ways out, unless `overwrite`, which removes it first (only if it
-  // is empty or looks like a run's folder).
+  // Makes the folder. One that exists is a RunFolderError naming both ways out, unless `overwrite`, which
+  // removes it first (only if it is empty or looks like a run's folder).
   static RunFolder create(const std::filesystem::path& path, bool overwrite);
-  // Opens the folder of an earlier run. Throws CheckpointError if it is none, RunFolderError if another process has it.
+  // Opens the folder of an earlier run. Throws CheckpointError if it is none, RunFolderError if another
+  // process has it.
   static RunFolder open(const std::filesystem::path& path);
   ~RunFolder();
   RunFolder(RunFolder&& other) noexcept;
@@ -20,7 +21,8 @@ class RunFolder {
   std::filesystem::path recipe() const { return path_ / "recipe.yaml"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   std::filesystem::path metrics() const { return path_ / "metrics.h5"; }
-  // Writes recipe.yaml: versions and hashes as comments, then the resolved recipe.
+  // Writes recipe.yaml: versions and hashes as comments (the data's once it is known, not ""), then the
+  // resolved recipe.
   void write_recipe(const std::string& resolved, const std::string& data_checksum) const;
 
  private:

@@ -39,7 +39,8 @@ double accumulate(const RunConfig& config, TrainingState& state, const Batch& ba
   {
     PrecisionScope precision(config.train.precision);
     const at::Tensor logits = state.model->forward(batch.images.narrow(0, first, count), drop_path);
-    loss = at::cross_entropy_loss(logits.to(at::kFloat), batch.targets.narrow(0, first, count), {}, at::Reduction::Sum) /
+    loss = at::cross_entropy_loss(logits.to(at::kFloat), batch.targets.narrow(0, first, count), {},
+                                  at::Reduction::Sum) /
            static_cast<double>(batch.images.size(0));
   }
   loss.backward();
@@ -63,7 +64,8 @@ TrainingState make_training_state(const RunConfig& config) {
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {
-    const auto ffn = std::find_if(ffns.begin(), ffns.end(), [&](const NamedFfn& f) { return f.name == fused[i]; });
+    const auto ffn =
+        std::find_if(ffns.begin(), ffns.end(), [&](const NamedFfn& f) { return f.name == fused[i]; });
     state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i],
                              ffn - ffns.begin(), config.seed);
   }
@@ -80,7 +82,8 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
   state.parameters->zero_gradients();
   const std::int64_t samples = batch.images.size(0);
   for (std::int64_t first = 0; first < samples; first += config.train.micro_batch)
-    result.loss += accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
+    result.loss +=
+        accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
 
   const at::Tensor gradients = state.parameters->gradients();
   result.grad_norm = std::sqrt(sum_of_squares(gradients.const_data_ptr<float>(), gradients.numel()));
@@ -99,8 +102,9 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
   state.dense->step(optim, result.lr, state.updates, scale);
   if (config.fusion) {
     const FusionConfig& fusion = *config.fusion;
-    const double weights_lr = fusion.lr.value_or(optim.lr) *
-                              schedule_factor(fusion.schedule.value_or(optim.schedule), batch.step, total, steps_per_epoch);
+    const double weights_lr =
+        fusion.lr.value_or(optim.lr) *
+        schedule_factor(fusion.schedule.value_or(optim.schedule), batch.step, total, steps_per_epoch);
     for (ExpertBank& bank : state.banks) bank.update(optim, result.lr, weights_lr, state.updates, scale);
   }
   if (state.ema) state.ema->update();

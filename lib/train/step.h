@@ -21,9 +21,9 @@ struct TrainingState {
   std::unique_ptr<FlatParameters> parameters;  // dense parameters first, then the fused FFNs
   std::unique_ptr<DenseAdamW> dense;           // of the parameters outside the banks
   std::vector<ExpertBank> banks;
-  std::unique_ptr<WeightEma> ema;              // null: off
-  std::int64_t step = 0;     // finished steps, skipped ones among them
-  std::int64_t updates = 0;  // steps that updated: AdamW's bias correction counts these
+  std::unique_ptr<WeightEma> ema;  // null: off
+  std::int64_t step = 0;           // finished steps, skipped ones among them
+  std::int64_t updates = 0;        // steps that updated: AdamW's bias correction counts these
   std::int64_t skipped = 0, skipped_in_row = 0;
 };
 
@@ -34,11 +34,12 @@ struct StepResult {
   double loss = 0.0;       // mean over the global batch
   double grad_norm = 0.0;  // over all dense parameters, the fused gradients among them, before clipping
   double lr = 0.0;
-  bool skipped = false;    // non-finite: nothing was changed
+  bool skipped = false;  // non-finite: nothing was changed
 };
 
-// Forward, backward, clip and update with one global batch, in micro-batches. `total` and `steps_per_epoch` place the step in
-// the schedules. (design: train.clip bounds the norm over the dense model's parameters, a and router left out.)
+// Forward, backward, clip and update with one global batch, in micro-batches. `total` and `steps_per_epoch`
+// place the step in the schedules. (design: train.clip bounds the norm over the dense model's parameters, a
+// and router left out.)
 StepResult train_step(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t total,
                       std::int64_t steps_per_epoch);
 

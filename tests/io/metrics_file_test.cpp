@@ -183,6 +183,27 @@ TEST_F(Metrics, ADamagedOrForeignFileIsRefusedAndKept) {
   EXPECT_TRUE(contains(refusal(kGroups, 1), path_));
 }
 
+// A wrong checksum must not be retried for minutes, either.
+TEST_F(Metrics, MutatedFilesAreReadOrRefused) {
+  {
+    MetricsFile file(path_, kGroups, -1);
+    append(file, 1, 20);
+  }
+  const std::string whole = read_file(path_);
+  int refused = 0;
+  for (std::size_t position = 5; position < std::min<std::size_t>(whole.size(), 4000); position += 37) {
+    std::string bytes = whole;
+    bytes[position] = static_cast<char>(~bytes[position]);
+    write_file(path_, bytes);
+    try {
+      MetricsFile(path_, kGroups, 20);
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 10);
+}
+
 TEST_F(Metrics, OtherColumnsAreRefusedByName) {
   {
     MetricsFile file(path_, kGroups, -1);

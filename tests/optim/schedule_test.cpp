@@ -49,8 +49,7 @@ TEST(Schedule, CosineTakesItsClosedFormValues) {
   EXPECT_NEAR(schedule_factor(config, 40, 100, 1), 0.1 + 0.9 * (0.5 + std::sqrt(2.0) / 4),
               1e-15);                                             // a quarter
   EXPECT_NEAR(schedule_factor(config, 60, 100, 1), 0.55, 1e-15);  // half
-  EXPECT_NEAR(schedule_factor(config, 73, 100, 1),
-              0.1 + 0.9 * 0.5 * (1 + std::cos(M_PI * 53 / 80)), 1e-15);
+  EXPECT_NEAR(schedule_factor(config, 73, 100, 1), 0.1 + 0.9 * 0.5 * (1 + std::cos(M_PI * 53 / 80)), 1e-15);
   EXPECT_NEAR(schedule_factor(config, 100, 100, 1), 0.1, 1e-15);
   EXPECT_NEAR(schedule_factor(config, 1000, 100, 1), 0.1, 1e-15);
 }

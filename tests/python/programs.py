@@ -61,12 +61,20 @@ def crc32(path):
     return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
+def write_state(checkpoint, record):
+    """Writes state.json with the checksum of its own that it should have: of the compact text without it, keys in order."""
+    record = {key: value for key, value in record.items() if key != "crc32"}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    record["crc32"] = f"{zlib.crc32(text.encode()):08x}"
+    (checkpoint / "state.json").write_text(json.dumps(record), encoding="utf-8")
+
+
 def sign(checkpoint):
     """Makes state.json agree with the files again, as nobody but a forger would."""
     changed = state(checkpoint)
     for name, entry in changed["files"].items():
         entry.update(size=(checkpoint / name).stat().st_size, crc32=crc32(checkpoint / name))
-    (checkpoint / "state.json").write_text(json.dumps(changed), encoding="utf-8")
+    write_state(checkpoint, changed)
 
 
 def open_metrics(folder):

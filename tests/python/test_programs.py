@@ -175,6 +175,7 @@ def fashion_images():
 def timm_logits(model, images):
     import torch
 
+    torch.set_num_threads(1)  # for a model of this size more only wait for each other
     model.eval()
     with torch.no_grad():
         return torch.cat([model(part) for part in torch.from_numpy(images).split(1000)])
@@ -202,8 +203,8 @@ def test_the_export_gives_the_same_logits_in_timm(call, fashion, fashion_images,
 
     call("eval", fashion[0], "--what", "ema", "--logits", tmp_path / "average.safetensors", check=True)
     model.load_state_dict(load_file(fashion[0] / "checkpoints/latest/ema.safetensors"), strict=True)
-    average = torch.from_numpy(tensors(tmp_path / "average.safetensors")["logits"])
-    assert (timm_logits(model, fashion_images[0]) - average).abs().max() <= 1e-5 < (average - ours).abs().max()
+    average = torch.from_numpy(tensors(tmp_path / "average.safetensors")["logits"][:1000])
+    assert (timm_logits(model, fashion_images[0][:1000]) - average).abs().max() <= 1e-5 < (average - ours[:1000]).abs().max()
 
 
 def test_run_checkpoint_and_export_score_the_same(call, fashion, fashion_images, tmp_path):

@@ -46,19 +46,20 @@ def cells(line):
 
 
 def tables(text):
-    """(heading, rows) of each table; a row is {column: cell}."""
-    heading, header = "", None
+    """[(heading above it, rows)] of each table; a row is {column: cell}."""
+    found, heading, header = [], "", None
     for line in text.splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ")
         if not line.startswith("|"):
             header = None
         elif header is None:
-            header, rows = cells(line), []
-            yield heading, rows
+            header = cells(line)
+            found.append((heading, []))
         elif not line.startswith("|---"):
             assert len(cells(line)) == len(header), line
-            rows.append(dict(zip(header, cells(line))))
+            found[-1][1].append(dict(zip(header, cells(line))))
+    return found
 
 
 def quoted(text):

@@ -29,16 +29,17 @@ checkpoint: {{every_steps: {EVERY}, every_epochs: 0, keep: 3}}
 TENSOR_FILES = ("model.safetensors", "experts.safetensors", "optimizer.safetensors", "ema.safetensors")
 
 # What a chain of kills does before the run is left to finish: the n-th passage of a fault point (lib/io/files.cpp and
-# lib/train/checkpoint.cpp; a checkpoint of this recipe passes checkpoint-file four times), or TIMED: a moment after a random step.
+# lib/train/checkpoint.cpp), or TIMED: a moment after a random step. A checkpoint of this recipe passes checkpoint-file four
+# times; file-written and file-renamed count recipe.yaml (twice in a new run), metrics.h5, each state.json, and two files of the export.
 TIMED = "timed"
 CHAINS = [
     ["checkpoint-file:1", TIMED, "folder-renamed:2"],  # the first: before any checkpoint is whole
     ["checkpoint-file:3", "checkpoint-file:8", TIMED],
-    ["file-written:2", TIMED, "checkpoint-committed:2"],  # with state.json written and not yet renamed
+    ["file-written:4", TIMED, "checkpoint-committed:1"],  # with the first state.json written and not yet renamed
     ["folder-synced:1", "file-renamed:4", TIMED],
     ["folder-renamed:1", TIMED, "folder-synced:2"],
     ["checkpoint-committed:1", "checkpoint-file:2", TIMED],  # before the links point at it
-    [TIMED, "file-written:1", "checkpoint-committed:3"],  # the recipe.yaml of a resumed run
+    [TIMED, "file-written:1", "file-written:2"],  # recipe.yaml and metrics.h5 of a resumed run
     [TIMED, TIMED, TIMED],
 ]
 
@@ -87,17 +88,18 @@ def newest_step(folder):
 
 
 def kill(bin_dir, arguments, folder, how, chance):
-    """Starts the program and kills it; hands back its exit code (0 if it was finished before the blow fell)."""
+    """Starts the program and kills it; hands back its exit code (0 if it finished before the blow fell) and what it said."""
     if how != TIMED:
         with started(bin_dir, *arguments, env={"EXFUSION_FAULT": how}) as process:
-            process.communicate(timeout=120)
-            return process.returncode
+            said = process.communicate(timeout=120)[1]
+            return process.returncode, said
     before = newest_step(folder)
     with started(bin_dir, *arguments) as process:
-        wait_for_step(process, folder, min(before + chance.randint(1, 9), STEPS - 3))
+        wait_for_step(process, folder, min(chance.randint(before + 1, before + 15), STEPS - 5))
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
-        return process.wait()
+        said = process.communicate()[1]
+        return process.returncode, said
 
 
 @pytest.mark.parametrize("number", range(len(CHAINS)))
@@ -105,10 +107,12 @@ def test_killed_and_resumed_ends_bit_equal(bin_dir, call, recipe, undisturbed, t
     chance, folder = random.Random(number), tmp_path / "run"
     arguments = [recipe, "--out", folder]
     for how in CHAINS[number]:
-        code = kill(bin_dir, arguments, folder, how, chance)
-        assert code == -signal.SIGKILL or (code == 0 and how == TIMED), f"{how}: exit code {code}"
-        assert newest_step(folder) >= last_row(folder) - EVERY  # no more than this is lost
+        code, said = kill(bin_dir, arguments, folder, how, chance)
+        assert code == -signal.SIGKILL or (code == 0 and how == TIMED), f"{how}: exit code {code}: {said}"
         arguments = ["--resume", folder]
+        assert newest_step(folder) >= last_row(folder) - EVERY  # no more than this is lost
+        if code == 0:
+            break
     call("train", *arguments, check=True)
     assert differences(undisturbed, folder) == []
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.suffix] == []  # .tmp and .old
@@ -122,7 +126,7 @@ def test_killed_before_the_recipe_is_written_can_start_again(call, recipe, undis
     assert differences(undisturbed, folder) == []
 
 
-@pytest.mark.parametrize("fault", ["checkpoint-committed:1", "file-written:3", "folder-synced:2", "folder-renamed:2"])
+@pytest.mark.parametrize("fault", ["checkpoint-committed:1", "folder-synced:2", "folder-renamed:2"])
 def test_killed_after_the_last_checkpoint_the_export_still_follows(call, recipe, tmp_path, fault):
     twins = tmp_path / "run", tmp_path / "twin"
     longer = settings(train__steps=5)
@@ -141,8 +145,8 @@ def test_stopped_and_resumed_ends_bit_equal(bin_dir, call, recipe, undisturbed, 
     with started(bin_dir, recipe, "--out", folder) as process:
         wait_for_step(process, folder, 4)
         process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == code
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == code, said
     assert newest_step(folder) == last_row(folder) >= 4  # nothing is lost
     call("train", "--resume", folder, check=True)
     assert differences(undisturbed, folder) == []
@@ -164,15 +168,16 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(call, recip
 
 
 def test_micro_batches_see_the_same_inputs(call, recipe, undisturbed, tmp_path):
-    """Mixup, cutmix, erasing and drop path do not know how the batch is cut: what differs is the rounding of sums."""
+    """Mixup, cutmix, erasing and drop path do not know how the batch is cut: what differs is the rounding of sums, which grows
+    with the steps. Another draw in any step would show in its loss."""
     expected = rows(undisturbed)
     for micro in (16, 24):  # 24 does not divide 64
         folder = tmp_path / f"run{micro}"
-        call("train", recipe, "--out", folder, *settings(train__micro_batch=micro, train__steps=STEPS), check=True)
+        call("train", recipe, "--out", folder, *settings(train__micro_batch=micro), check=True)
         found = rows(folder)
         for column, tolerance in (("train/loss", 1e-6), ("train/grad_norm", 1e-5)):
             assert found[column][0] == pytest.approx(expected[column][0], rel=tolerance)
-            assert numpy.allclose(found[column], expected[column], rtol=0.02)
+            assert numpy.allclose(found[column][:10], expected[column][:10], rtol=1e-4)
         record = json.loads((folder / "checkpoints/latest/state.json").read_text(encoding="utf-8"))
         assert record["micro_batch"] == micro
 

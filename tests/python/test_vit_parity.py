@@ -1,4 +1,4 @@
-"""Our ViT against timm's VisionTransformer: keys, shapes, logits, gradients, initial values and the exported config.json."""
+"""Our ViT against timm's VisionTransformer: keys, logits, gradients, initial values, exported config.json."""
 
 import json
 

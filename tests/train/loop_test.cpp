@@ -61,8 +61,8 @@ TEST_F(RunTraining, ResumedItEndsInTheSameBits) {
     const fs::path path = *root_ / ("cut" + std::to_string(kept));
     cut_after(run(), path, kept);
     if (kept >= 3)
-      mark_best(path / "checkpoints",
-                read_checkpoint(path / "checkpoints" / checkpoint_name(kept)).best_step);
+      link_checkpoint(path / "checkpoints", "best",
+                      read_checkpoint(path / "checkpoints" / checkpoint_name(kept)).best_step);
     const RunOutcome outcome = resume_run(TinyRun(finished_run_sets()), path);
     EXPECT_EQ(outcome.accuracy, outcome_.accuracy);
     EXPECT_EQ(outcome.best_accuracy, outcome_.best_accuracy);
@@ -90,7 +90,8 @@ TEST_F(RunTraining, KilledInItsFirstCheckpointItStartsAgain) {
 
 TEST_F(RunTraining, ResumedWithADamagedNewestCheckpointItEndsInTheSameBits) {
   cut_after(run(), *root_ / "damaged", 5);
-  mark_best(*root_ / "damaged/checkpoints", read_checkpoint(checkpoint("step-00000005")).best_step);
+  link_checkpoint(*root_ / "damaged/checkpoints", "best",
+                  read_checkpoint(checkpoint("step-00000005")).best_step);
   fs::resize_file(*root_ / "damaged/checkpoints/step-00000005/experts.safetensors", 1000);
   resume_run(TinyRun(finished_run_sets()), *root_ / "damaged");
   expect_same_end(*root_ / "damaged", run());

@@ -167,6 +167,21 @@ TEST(TrainStep, ABatchThatIsNotFiniteChangesNothingButTheCounts) {
   }
 }
 
+TEST(TrainStep, AGradientThatIsNotFiniteUnderAFiniteLossIsSkippedToo) {
+  TinyRun run(kLearned);
+  run.steps(1);
+  const auto before = snapshot(run.state);
+  at::Tensor bias = run.state.model->named_parameters()["blocks.1.mlp.fc2.bias"];
+  const unsigned hook =
+      bias.register_hook([](const at::Tensor& gradient) { return gradient / at::zeros_like(gradient); });
+  const StepResult result = run.step(run.batch(1));
+  bias.remove_hook(hook);
+  EXPECT_TRUE(result.skipped);
+  EXPECT_TRUE(std::isfinite(result.loss));
+  expect_equal_bits(snapshot(run.state), before);
+  EXPECT_FALSE(run.step(run.batch(1)).skipped);
+}
+
 // The bias correction counts updates: with a constant schedule the skipped steps leave no trace.
 TEST(TrainStep, TrainingGoesOnAfterSkippedStepsAsIfTheyHadNotBeen) {
   TinyRun straight(kLearned), skipping(kLearned);
