@@ -1,6 +1,7 @@
 // exfusion-train: trains what a recipe describes, or goes on with an earlier run.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -128,6 +129,15 @@ int run(int argc, char** argv) {
   }
   const RunConfig config = parse_run(recipe);
   const std::string resolved = recipe.resolved();
+  const auto is_set = [&](const char* key) {
+    return std::count(recipe.set_keys().begin(), recipe.set_keys().end(), key) != 0;
+  };
+  if (resume && is_set("train.epochs") && config.train.steps > 0 && !is_set("train.steps"))
+    throw UsageError(
+        fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
+                    config.train.steps));
+  if (given["json"].as<bool>() && (given["print-recipe"].as<bool>() || given["dry-run"].as<bool>()))
+    throw UsageError("--json describes a training's result; it does not go with --print-recipe or --dry-run");
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
   if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;
   return train(given, recipe, config, resolved);

@@ -16,7 +16,7 @@ TRAIN = REPO / "build" / "bin" / "exfusion-train"
 ARMS = {
     "dense": ["fusion=none"],
     "fused, learned, N = 4": [],
-    "fused, static, N = 4": ["fusion={experts: 4, weights: static, init: independent}"],
+    "fused, static, N = 4": ["fusion.weights=static"],
     "fused, learned, N = 4, std kept": ["fusion.init=independent_scaled"],
 }
 

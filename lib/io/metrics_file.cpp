@@ -65,11 +65,11 @@ MetricsFile::MetricsFile(const std::string& path, std::vector<SeriesGroup> group
     fs::remove(temporary, ignored);
     throw;
   }
-  replace_file(temporary, path);
-
-  file_->file =
-      checked({H5Fopen(path.c_str(), H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE, access_properties().get()), H5Fclose},
-              "open", path);
+  // Opened for SWMR before it gets its name: HDF5 locks a file while it opens it, and a reader who came first
+  // would be in the way.
+  file_->file = checked(
+      {H5Fopen(temporary.c_str(), H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE, access_properties().get()), H5Fclose},
+      "open", temporary);
   for (Group& group : file_->groups) {
     for (Column& column : group.columns) {
       const std::string name = group.path_of(column);
@@ -77,6 +77,7 @@ MetricsFile::MetricsFile(const std::string& path, std::vector<SeriesGroup> group
                                "open " + name + " in", path);
     }
   }
+  replace_file(temporary, path);
 }
 
 MetricsFile::~MetricsFile() {

@@ -147,7 +147,7 @@ json parse_state(const fs::path& checkpoint) {
     throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
   const json state = json::parse(read_file(file, kStateLimit), nullptr, false);
   if (!state.is_object()) throw CheckpointError(fmt::format("{}: not a JSON object", file.string()));
-  if (state.value("crc32", "") != record_crc32(state))
+  if (!state.contains("crc32") || state["crc32"] != record_crc32(state))
     throw CheckpointError(
         fmt::format("{}: its contents do not have the checksum that it states", file.string()));
   return state;

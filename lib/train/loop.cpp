@@ -46,16 +46,19 @@ void warn_of_difference(const char* name, const std::string& before, const std::
                 before, now);
 }
 
-// Restores the newest valid checkpoint, if there is one; returns its step, or -1.
+// Restores the newest valid checkpoint, if there is one; returns its step, or 0.
 std::int64_t restore(Run& run) {
   const std::filesystem::path& checkpoints = run.folder.checkpoints();
   const auto newest = newest_checkpoint(checkpoints);
-  if (!newest) return -1;
+  if (!newest) return 0;  // rows and events of the steps that were lost must go
   const CheckpointInfo before = read_checkpoint(*newest);
   load_checkpoint(*newest, run.state);
   if (before.data_checksum != run.data.checksum)
     throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
                                       newest->string(), before.data_checksum, run.data.checksum));
+  if (const std::string line = changed_line(before.recipe, run.record.recipe); !line.empty())
+    throw CheckpointError(fmt::format("{}: not the recipe of {}: '{}' differs", run.folder.recipe().string(),
+                                      newest->string(), line.substr(line.find_first_not_of(' '))));
   warn_of_difference("the number of threads", std::to_string(before.threads),
                      std::to_string(run.record.threads));
   warn_of_difference("libtorch", before.libtorch, run.record.libtorch);
@@ -195,7 +198,7 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
                         bool resume) {
   log_to_file((folder.path() / "train.log").string());
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
-  folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
+  if (!resume) folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
   Run run{.config = config, .folder = folder};
   run.data = make_datasets(config.data, config.seed, config.model.image_shape());
   run.steps_per_epoch = steps_per_epoch(*run.data.train, config.train.global_batch);
@@ -220,6 +223,8 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   outcome.exported = folder.path() / "export";
   folder.write_recipe(resolved, run.data.checksum);
   if (!outcome.already_finished) {
+    std::filesystem::remove_all(
+        outcome.exported);  // of an earlier end: it must not outlive a kill before the next one
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
     train(run, metrics);
   }

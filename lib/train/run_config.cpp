@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/recipe.h"
@@ -76,14 +77,41 @@ RunConfig parse_run(Recipe& recipe) {
   return config;
 }
 
+const std::vector<std::string> kMayChange = {"train.epochs",           "train.steps",
+                                             "train.eval_every_steps", "train.log_every_steps",
+                                             "train.threads",          "train.max_skipped",
+                                             "data.workers",           "data.root",
+                                             "checkpoint.every_steps", "checkpoint.every_epochs",
+                                             "checkpoint.keep"};
+
 bool may_change_on_resume(const std::string& key) {
-  static const std::vector<std::string> allowed = {"train.epochs",           "train.steps",
-                                                   "train.eval_every_steps", "train.log_every_steps",
-                                                   "train.threads",          "train.max_skipped",
-                                                   "data.workers",           "data.root",
-                                                   "checkpoint.every_steps", "checkpoint.every_epochs",
-                                                   "checkpoint.keep"};
-  return std::find(allowed.begin(), allowed.end(), key) != allowed.end();
+  return std::find(kMayChange.begin(), kMayChange.end(), key) != kMayChange.end();
+}
+
+namespace {
+
+// The lines of a resolved recipe but those of keys that may change. A key's section does not matter: no two
+// sections share such a key with one that may not change.
+std::vector<std::string> fixed_lines(const std::string& resolved) {
+  std::vector<std::string> lines;
+  std::istringstream text(resolved);
+  for (std::string line; std::getline(text, line);) {
+    const std::string key = line.substr(0, line.find(':')).substr(line.find_first_not_of(' '));
+    const bool free = std::any_of(kMayChange.begin(), kMayChange.end(),
+                                  [&](const std::string& name) { return name.ends_with("." + key); });
+    if (!free) lines.push_back(line);
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string changed_line(const std::string& before, const std::string& now) {
+  const std::vector<std::string> old_lines = fixed_lines(before), new_lines = fixed_lines(now);
+  for (std::size_t i = 0; i < new_lines.size(); ++i) {
+    if (i >= old_lines.size() || old_lines[i] != new_lines[i]) return new_lines[i];
+  }
+  return new_lines.size() < old_lines.size() ? old_lines[new_lines.size()] : "";
 }
 
 std::int64_t total_steps(const TrainConfig& config, std::int64_t steps_per_epoch) {

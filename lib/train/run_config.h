@@ -52,6 +52,10 @@ RunConfig parse_run(Recipe& recipe);
 // Whether `--resume` may change this key: the length of training, cadences, output, threads.
 bool may_change_on_resume(const std::string& key);
 
+// The first line of the resolved recipe `now` that differs from `before` in a key that may not change; "" if
+// there is none.
+std::string changed_line(const std::string& before, const std::string& now);
+
 // The same answer to both: a step number is the count of finished steps.
 std::int64_t total_steps(const TrainConfig& config, std::int64_t steps_per_epoch);
 

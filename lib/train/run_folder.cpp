@@ -17,6 +17,23 @@ namespace exfusion {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// Of a run that ended before it wrote its recipe there is nothing but these.
+bool looks_like_run(const fs::path& path) {
+  if (!fs::is_directory(path)) return false;
+  if (fs::exists(path / "recipe.yaml")) return true;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "train.log" && name != "recipe.yaml.tmp" &&
+        !(name == "checkpoints" && fs::is_empty(entry.path())))
+      return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ < 0)
@@ -40,7 +57,7 @@ RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
     if (!overwrite)
       throw RunFolderError(
           fmt::format("{0}: exists; go on with --resume {0}, or replace it with --overwrite", path.string()));
-    if (!fs::is_directory(path) || !(fs::is_empty(path) || fs::exists(path / "recipe.yaml")))
+    if (!looks_like_run(path))
       throw RunFolderError(fmt::format(
           "{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
     const RunFolder held(path);  // nobody may be training in it

@@ -30,7 +30,8 @@ TENSOR_FILES = ("model.safetensors", "experts.safetensors", "optimizer.safetenso
 
 # What a chain of kills does before the run is left to finish: the n-th passage of a fault point (lib/io/files.cpp and
 # lib/train/checkpoint.cpp), or TIMED: a moment after a random step. A checkpoint of this recipe passes checkpoint-file four
-# times; file-written and file-renamed count recipe.yaml (twice in a new run), metrics.h5, each state.json, and two files of the export.
+# times; file-written and file-renamed count recipe.yaml (twice in a new run), metrics.h5, each state.json, and two
+# files of the export.
 TIMED = "timed"
 CHAINS = [
     ["checkpoint-file:1", TIMED, "folder-renamed:2"],  # the first: before any checkpoint is whole

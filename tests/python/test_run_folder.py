@@ -313,7 +313,7 @@ def test_metrics_are_readable_while_the_run_lives_and_after_kill_9(bin_dir, reci
 
 
 def test_a_reader_is_never_in_the_way_of_the_run(bin_dir, recipe, tmp_path):
-    """HDF5 locks a file while it is opened: one who looks at metrics.h5 all the time must not stop a run that starts or resumes."""
+    """HDF5 locks a file while it opens it: who looks at metrics.h5 all the time must not stop a run that starts or resumes."""
     out = tmp_path / "run"
     for steps in range(1, 7):
         arguments = (recipe, "--out", out) if steps == 1 else ("--resume", out)

@@ -46,6 +46,8 @@ class DamagedCheckpoint : public testing::Test {
   void change_state(const std::function<void(json&)>& change) {
     json state = json::parse(read_bytes(folder() / "state.json"));
     change(state);
+    state.erase("crc32");
+    state["crc32"] = text_crc32(state.dump());
     write_bytes(folder() / "state.json", state.dump());
   }
   // Writes a file and puts its size and checksum into state.json, as whoever forges a checkpoint would.
@@ -184,6 +186,7 @@ TEST_F(DamagedCheckpoint, EntriesOfStateJsonThatAreMissingOrWrong) {
     mend();
   };
   for (const auto& [key, value] : whole.items()) {
+    if (key == "crc32") continue;
     expect_state_refused("no " + key, [&](json& state) { state.erase(key); });
     expect_state_refused("list for " + key, [&](json& state) { state[key] = json::array({1, 2}); });
   }
@@ -194,6 +197,20 @@ TEST_F(DamagedCheckpoint, EntriesOfStateJsonThatAreMissingOrWrong) {
   expect_state_refused("no checksum",
                        [](json& state) { state["files"]["model.safetensors"].erase("crc32"); });
   expect_state_refused("number for a file", [](json& state) { state["files"]["model.safetensors"] = 1; });
+}
+
+TEST_F(DamagedCheckpoint, AStateJsonWithoutItsChecksumOrWithAnother) {
+  const json whole = json::parse(read_bytes(folder() / "state.json"));
+  for (const json& checksum : {json("00000000"), json(7), json::array({1, 2}), json(nullptr)}) {
+    json state = whole;
+    state["crc32"] = checksum;
+    write_bytes(folder() / "state.json", state.dump());
+    expect_refused("state.json", {"checksum"});
+  }
+  json flipped = whole;
+  flipped["updates"] = 3;
+  write_bytes(folder() / "state.json", flipped.dump());
+  expect_refused("state.json", {"checksum"});
 }
 
 TEST_F(DamagedCheckpoint, ARecipeThatItsChecksumDoesNotGive) {
