@@ -111,10 +111,8 @@ int run(int argc, char** argv) {
   const auto sets =
       given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
   const bool resume = given.count("resume") != 0;
-  if (resume)
-    RunFolder::open(
-        given["resume"].as<std::string>());  // says what is wrong with it before its recipe is missed
-  Recipe recipe = Recipe::load(resume ? (fs::path(given["resume"].as<std::string>()) / "recipe.yaml").string()
+  // Opening says what is wrong with the folder before its recipe is missed.
+  Recipe recipe = Recipe::load(resume ? RunFolder::open(given["resume"].as<std::string>()).recipe().string()
                                       : given["recipe"].as<std::string>(),
                                sets);
   if (resume) {
@@ -122,8 +120,7 @@ int run(int argc, char** argv) {
       if (!may_change_on_resume(key))
         throw UsageError(
             fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
-                        "threads and data.root "
-                        "may change",
+                        "threads and data.root may change",
                         key));
     }
   }

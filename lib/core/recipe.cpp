@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/recipe_document.h"
+#include "core/recipe_value.h"
 
 namespace exfusion {
 namespace {

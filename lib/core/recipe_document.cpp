@@ -1,6 +1,7 @@
 // A recipe from its files and the command line: reading, includes, `--set`, merging, and the list of
 // problems.
 #include "core/recipe_document.h"
+#include "core/recipe_value.h"
 
 #include <fmt/format.h>
 

@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "core/recipe.h"
-#include "core/recipe_document.h"
+#include "core/recipe_value.h"
 
 namespace exfusion {
 namespace {
