@@ -17,7 +17,7 @@ using nlohmann::json;
 using Weights = std::vector<double>;
 
 json vectors(const std::string& name) {
-  std::ifstream file(std::string(EXFUSION_VECTORS "/") + name);
+  std::ifstream file(std::string(EXFUSION_TEST_DATA "/vectors/") + name);
   return json::parse(file);
 }
 
