@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -16,6 +17,7 @@
 namespace exfusion {
 namespace {
 
+namespace fs = std::filesystem;
 namespace po = boost::program_options;
 
 constexpr const char* kUsage =
@@ -60,6 +62,15 @@ DataConfig choose_data(const po::variables_map& given, const LoadedModel& loaded
   return data;
 }
 
+// Before the evaluation, whose result would be lost otherwise.
+void check_writable(const fs::path& file) {
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  if (!fs::is_directory(folder))
+    throw UsageError("--logits " + file.string() + ": there is no folder " + folder.string());
+  if (fs::exists(file) && file.extension() != ".safetensors")
+    throw UsageError("--logits " + file.string() + ": exists and is no .safetensors file; it is left alone");
+}
+
 int run(int argc, char** argv) {
   const ProgramOptions program = describe_options();
   const po::variables_map given = parse_options(program, argc, argv);
@@ -71,10 +82,12 @@ int run(int argc, char** argv) {
   if (what != "last" && what != "best" && what != "ema")
     throw UsageError("--what " + what + ": choose last, best or ema");
   if (given.count("threads")) {
-    if (given["threads"].as<int>() < 1) throw UsageError("--threads must be at least 1");
+    if (given["threads"].as<int>() < 1 || given["threads"].as<int>() > 1024)
+      throw UsageError("--threads must be 1 to 1024");
     at::set_num_threads(given["threads"].as<int>());
   }
 
+  if (given.count("logits")) check_writable(given["logits"].as<std::string>());
   const LoadedModel loaded = load_model(given["model"].as<std::string>(), what);
   const DataConfig data = choose_data(given, loaded);
   const std::uint64_t seed = loaded.run ? loaded.run->seed : 0;

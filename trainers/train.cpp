@@ -64,18 +64,20 @@ void list_choices() {
   line("fusion.weights", weight_mode_names());
 }
 
-int train(const po::variables_map& given, const Recipe& recipe, const RunConfig& config,
-          const std::string& resolved) {
+int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {
   const bool resume = given.count("resume") != 0;
   const fs::path path = resume               ? fs::path(given["resume"].as<std::string>())
                         : given.count("out") ? fs::path(given["out"].as<std::string>())
                                              : fs::path("runs") / config.name;
   const RunFolder folder =
       resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
-  if (resume) {
-    for (const std::string& key : recipe.set_keys()) log_info("resumed with another {}", key);
+  RunOutcome outcome;
+  try {
+    outcome = run_training(config, resolved, folder, resume);
+  } catch (const BadInput&) {  // refused before its first step: the corrected command must find the way free
+    if (!resume && fs::is_empty(folder.checkpoints())) fs::remove_all(path);
+    throw;
   }
-  const RunOutcome outcome = run_training(config, resolved, folder, resume);
   if (outcome.already_finished)
     log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
   log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy,
@@ -137,7 +139,7 @@ int run(int argc, char** argv) {
     throw UsageError("--json describes a training's result; it does not go with --print-recipe or --dry-run");
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
   if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;
-  return train(given, recipe, config, resolved);
+  return train(given, config, resolved);
 }
 
 }  // namespace

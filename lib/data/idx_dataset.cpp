@@ -53,7 +53,6 @@ class ByteReader {
   std::vector<std::uint8_t> read_all(std::uint64_t count, const char* what) {
     check_size(count, what);
     std::vector<std::uint8_t> bytes;
-    bytes.reserve(count);
     while (bytes.size() < count) {
       const std::uint64_t start = bytes.size(), piece = std::min(kPiece, count - start);
       bytes.resize(start + piece);

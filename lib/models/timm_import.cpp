@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/recipe.h"
+#include "io/json_text.h"
 
 namespace exfusion {
 namespace {
@@ -25,8 +26,7 @@ T field(const json& object, const char* key, const std::string& where) {
 }  // namespace
 
 TimmConfig parse_timm_config(const std::string& text, const std::string& name) {
-  const json document = json::parse(text, nullptr, false);
-  if (!document.is_object()) throw FormatError(name + ": not a JSON object");
+  const json document = parse_json_object(text, name);
   const json arguments = field<json>(document, "model_args", name),
              pretrained = field<json>(document, "pretrained_cfg", name);
   const std::string where = name + ": model_args";

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "io/files.h"
+#include "io/json_text.h"
 
 namespace exfusion {
 namespace {
@@ -145,8 +146,7 @@ json parse_state(const fs::path& checkpoint) {
   const fs::path file = checkpoint / "state.json";
   if (!fs::is_regular_file(file))
     throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
-  const json state = json::parse(read_file(file, kStateLimit), nullptr, false);
-  if (!state.is_object()) throw CheckpointError(fmt::format("{}: not a JSON object", file.string()));
+  const json state = parse_json_object(read_file(file, kStateLimit), file.string());
   if (!state.contains("crc32") || state["crc32"] != record_crc32(state))
     throw CheckpointError(
         fmt::format("{}: its contents do not have the checksum that it states", file.string()));
@@ -179,7 +179,11 @@ std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
         name.find('.') == std::string::npos)
       folders.push_back(entry.path());
   }
-  std::sort(folders.rbegin(), folders.rend());  // newest first: the numbers have a fixed width
+  // Newest first, by number: beyond 8 digits the names grow longer.
+  std::sort(folders.begin(), folders.end(), [](const fs::path& a, const fs::path& b) {
+    const std::string &x = a.native(), &y = b.native();
+    return x.size() != y.size() ? x.size() > y.size() : x > y;
+  });
   return folders;
 }
 
@@ -216,6 +220,16 @@ void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, Ch
 void link_checkpoint(const fs::path& checkpoints, const std::string& link, std::int64_t step) {
   const std::string name = checkpoint_name(step);
   if (fs::is_directory(checkpoints / name)) replace_link(checkpoints / link, name);
+}
+
+void set_aside_newer(const fs::path& checkpoints, std::int64_t step) {
+  for (const fs::path& folder : checkpoint_folders(checkpoints)) {
+    if (folder.filename() == checkpoint_name(step)) return;
+    const fs::path aside = folder.string() + ".damaged";
+    fs::remove_all(aside);
+    fs::rename(folder, aside);
+    log_warning("{}: set aside as {}", folder.string(), aside.filename().string());
+  }
 }
 
 void prune_checkpoints(const fs::path& checkpoints, std::int64_t keep) {

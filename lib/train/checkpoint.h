@@ -41,6 +41,10 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingSta
 // Points checkpoints/`link` (latest, best) at the checkpoint of that step, if there is one.
 void link_checkpoint(const std::filesystem::path& checkpoints, const std::string& link, std::int64_t step);
 
+// Renames the checkpoints that are newer than that of `step`, damaged ones, to NAME.damaged: they must not
+// count as the newest.
+void set_aside_newer(const std::filesystem::path& checkpoints, std::int64_t step);
+
 // Removes all but the newest `keep` checkpoints and the one that `best` points at.
 void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 

@@ -62,6 +62,7 @@ std::int64_t restore(Run& run) {
   warn_of_difference("the number of threads", std::to_string(before.threads),
                      std::to_string(run.record.threads));
   warn_of_difference("libtorch", before.libtorch, run.record.libtorch);
+  set_aside_newer(checkpoints, before.step);
   // A kill may have come between a checkpoint and its links.
   link_checkpoint(checkpoints, "latest", before.step);
   if (before.best_step >= 0) link_checkpoint(checkpoints, "best", before.best_step);
@@ -219,14 +220,23 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
     throw CheckpointError(fmt::format("{}: at step {}, beyond the {} steps that the recipe asks for",
                                       folder.path().string(), run.state.step, run.total));
   RunOutcome outcome;
-  outcome.already_finished = resumed_at == run.total;
+  outcome.already_finished = resumed_at == run.total && run.record.test_accuracy_fp32;
   outcome.exported = folder.path() / "export";
   folder.write_recipe(resolved, run.data.checksum);
-  if (!outcome.already_finished) {
-    std::filesystem::remove_all(
-        outcome.exported);  // of an earlier end: it must not outlive a kill before the next one
+  if (resumed_at >= 0) prune_checkpoints(folder.checkpoints(), config.checkpoint.keep);
+  {
+    // A finished run's metrics are opened too: a kill may have left them unclosed.
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
-    train(run, metrics);
+    if (!outcome.already_finished) {
+      // An earlier end's export must not outlive a kill before the next one.
+      std::filesystem::remove_all(outcome.exported);
+      train(run, metrics);
+      if (!run.record
+               .test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step
+        evaluate_step(run, metrics);
+        save(run, metrics);
+      }
+    }
   }
   if (!outcome.already_finished || !std::filesystem::exists(outcome.exported))
     export_timm(load_model(folder.path(), "last"), outcome.exported, true);

@@ -15,6 +15,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Before memory is taken for a model that config.json merely claims.
+void check_size(const fs::path& file, const ViTConfig& vit) {
+  const SafetensorsFile weights(file.string());
+  double values = 0.0;
+  for (const auto& [name, info] : weights.tensors())
+    values += static_cast<double>(info.end - info.begin) / sizeof(float);
+  if (values != vit.parameter_count())
+    throw FormatError(fmt::format("{}: holds {:.0f} numbers, the model that config.json describes has {:.0f}",
+                                  file.string(), values, vit.parameter_count()));
+}
+
 LoadedModel from_export(const fs::path& path) {
   LoadedModel loaded;
   const TimmConfig timm =
@@ -22,6 +33,7 @@ LoadedModel from_export(const fs::path& path) {
   loaded.config = ModelConfig{.arch = "vit", .vit = timm.vit};
   loaded.mean = timm.mean;
   loaded.std = timm.std;
+  check_size(path / "model.safetensors", loaded.config.vit);
   loaded.model = make_model(loaded.config, 0);
   load_weights(path / "model.safetensors", *loaded.model);
   loaded.what = "last";

@@ -22,7 +22,7 @@ namespace {
 // Of a run that ended before it wrote its recipe there is nothing but these.
 bool looks_like_run(const fs::path& path) {
   if (!fs::is_directory(path)) return false;
-  if (fs::exists(path / "recipe.yaml")) return true;
+  if (fs::exists(path / "recipe.yaml")) return fs::exists(path / "checkpoints");
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
     if (name != "train.log" && name != "recipe.yaml.tmp" &&
@@ -55,13 +55,17 @@ RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
   std::error_code error;
   if (fs::exists(path, error)) {
     if (!overwrite)
-      throw RunFolderError(
-          fmt::format("{0}: exists; go on with --resume {0}, or replace it with --overwrite", path.string()));
+      throw RunFolderError(fmt::format(
+          "{}: exists; {}replace it with --overwrite", path.string(),
+          fs::exists(path / "recipe.yaml") ? "go on with --resume " + path.string() + ", or " : ""));
     if (!looks_like_run(path))
       throw RunFolderError(fmt::format(
           "{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
     const RunFolder held(path);  // nobody may be training in it
-    fs::remove_all(path, error);
+    // Renamed first: a kill in between must not leave half a folder under the name.
+    const fs::path old = (path.has_filename() ? path : path.parent_path()).string() + ".old";
+    fs::rename(path, old, error);
+    if (!error) fs::remove_all(old, error);
     if (error) throw FileError(fmt::format("{}: cannot be removed: {}", path.string(), error.message()));
   }
   fs::create_directories(path / "checkpoints", error);

@@ -167,7 +167,8 @@ TEST_F(DamagedCheckpoint, WeightsOfFusionThatZDoesNotGive) {
 
 TEST_F(DamagedCheckpoint, AStateJsonThatIsNone) {
   const std::string whole = read_bytes(folder() / "state.json");
-  const std::string nested(200'000, '[');
+  const std::string nested =
+      "{\"crc32\": \"0\", \"a\": " + std::string(200'000, '[') + std::string(200'000, ']') + "}";
   for (const std::string& text :
        {std::string(), std::string("garbage"), std::string("[]"), std::string("1"), nested, std::string("{}"),
         std::string("{\"format\": \"one\"}"), std::string("\0\0\0", 3), whole.substr(0, whole.size() / 2),
