@@ -32,7 +32,8 @@ po::variables_map parse_options(const ProgramOptions& program, int argc, char** 
     po::notify(given);
     for (const auto& [name, value] : given) {
       const auto* text = boost::any_cast<std::string>(&value.value());
-      if (text && text->empty()) throw UsageError("--" + name + " is empty; see --help");
+      if (text && text->empty() && name != "help" && name != "version")
+        throw UsageError("--" + name + " is empty; see --help");
     }
   } catch (const po::too_many_positional_options_error&) {
     throw UsageError("too many arguments; see --help");

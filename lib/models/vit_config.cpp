@@ -30,8 +30,10 @@ void check(Section& section, const ViTConfig& config, bool preset) {
   if (config.dim % config.heads != 0) {
     section.problem("heads", fmt::format("{} heads do not divide dim {}", config.heads, config.dim));
   }
-  if (static_cast<double>(config.hidden) < 0.01 * static_cast<double>(config.dim)) {
-    section.problem("mlp_ratio", "the hidden width must be at least dim / 100 and 1");
+  if (config.hidden < 1) {
+    section.problem("mlp_ratio", "dim * mlp_ratio must be at least 1");
+  } else if (static_cast<double>(config.hidden) < 0.01 * static_cast<double>(config.dim)) {
+    section.problem("mlp_ratio", "the hidden width must be at least dim / 100");
   }
   if (config.drop_path >= 1.0) section.problem("drop_path", "drop_path must be below 1");
   if (config.image % config.patch != 0) {

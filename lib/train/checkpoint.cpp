@@ -14,7 +14,6 @@
 
 namespace exfusion {
 namespace {
-
 namespace fs = std::filesystem;
 using nlohmann::json;
 
@@ -180,9 +179,8 @@ std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
       folders.push_back(entry.path());
   }
   // Newest first, by number: beyond 8 digits the names grow longer.
-  std::sort(folders.begin(), folders.end(), [](const fs::path& a, const fs::path& b) {
-    const std::string &x = a.native(), &y = b.native();
-    return x.size() != y.size() ? x.size() > y.size() : x > y;
+  std::ranges::sort(folders, std::greater{}, [](const fs::path& folder) {
+    return std::pair(folder.native().size(), folder.native());
   });
   return folders;
 }
@@ -225,10 +223,9 @@ void link_checkpoint(const fs::path& checkpoints, const std::string& link, std::
 void set_aside_newer(const fs::path& checkpoints, std::int64_t step) {
   for (const fs::path& folder : checkpoint_folders(checkpoints)) {
     if (folder.filename() == checkpoint_name(step)) return;
-    const fs::path aside = folder.string() + ".damaged";
-    fs::remove_all(aside);
-    fs::rename(folder, aside);
-    log_warning("{}: set aside as {}", folder.string(), aside.filename().string());
+    fs::remove_all(folder.string() + ".damaged");
+    fs::rename(folder, folder.string() + ".damaged");
+    log_warning("{}: set aside under the name with .damaged", folder.string());
   }
 }
 

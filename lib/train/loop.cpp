@@ -224,18 +224,14 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   outcome.exported = folder.path() / "export";
   folder.write_recipe(resolved, run.data.checksum);
   if (resumed_at >= 0) prune_checkpoints(folder.checkpoints(), config.checkpoint.keep);
-  {
-    // A finished run's metrics are opened too: a kill may have left them unclosed.
+  if (!outcome.already_finished) {
+    // An earlier end's export must not outlive a kill before the next one.
+    std::filesystem::remove_all(outcome.exported);
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
-    if (!outcome.already_finished) {
-      // An earlier end's export must not outlive a kill before the next one.
-      std::filesystem::remove_all(outcome.exported);
-      train(run, metrics);
-      if (!run.record
-               .test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step
-        evaluate_step(run, metrics);
-        save(run, metrics);
-      }
+    train(run, metrics);
+    if (!run.record.test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step
+      evaluate_step(run, metrics);
+      save(run, metrics);
     }
   }
   if (!outcome.already_finished || !std::filesystem::exists(outcome.exported))
