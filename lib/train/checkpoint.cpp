@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "io/exact_tensors.h"
 #include "io/files.h"
 #include "io/json_text.h"
 
@@ -152,23 +152,6 @@ json parse_state(const fs::path& checkpoint) {
   return state;
 }
 
-// Copies the file's tensors into `targets`; both must hold the same names.
-void restore(const fs::path& path, const NamedTensors& targets) {
-  const SafetensorsFile file(path.string());
-  std::set<std::string> expected;
-  for (const auto& [name, target] : targets) {
-    if (!file.contains(name))
-      throw CheckpointError(fmt::format("{}: tensor '{}' is missing", path.string(), name));
-    file.read_into(name, target);
-    expected.insert(name);
-  }
-  for (const auto& [name, info] : file.tensors()) {
-    if (!expected.count(name))
-      throw CheckpointError(
-          fmt::format("{}: tensor '{}' does not belong to this recipe", path.string(), name));
-  }
-}
-
 std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
   std::vector<fs::path> folders;
   if (!fs::is_directory(checkpoints)) return folders;
@@ -262,7 +245,7 @@ CheckpointInfo read_checkpoint(const fs::path& checkpoint) {
   }
 }
 
-void load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
+CheckpointInfo load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
   const at::NoGradGuard no_grad;
   const CheckpointInfo info = read_checkpoint(checkpoint);
   const auto files = checkpoint_files(state);
@@ -274,13 +257,14 @@ void load_checkpoint(const fs::path& checkpoint, TrainingState& state) {
     if (std::count(info.files.begin(), info.files.end(), name) == 0)
       throw CheckpointError(fmt::format("{}: state.json does not list it, and the recipe needs it",
                                         (checkpoint / name).string()));
-    restore(checkpoint / name, targets);
+    read_exactly((checkpoint / name).string(), targets);
   }
   state.step = info.step;
   state.updates = info.updates;
   state.skipped = info.skipped;
   state.skipped_in_row = info.skipped_in_row;
   for (ExpertBank& bank : state.banks) bank.restored();
+  return info;
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {

@@ -52,9 +52,9 @@ void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t ke
 // with it.
 CheckpointInfo read_checkpoint(const std::filesystem::path& checkpoint);
 
-// Restores the state, bit for bit. Every tensor must be there with its shape, and nothing else. Throws
-// CheckpointError, FormatError.
-void load_checkpoint(const std::filesystem::path& checkpoint, TrainingState& state);
+// Restores the state, bit for bit, and returns what state.json says. Every tensor must be there with its
+// shape, and nothing else. Throws CheckpointError, FormatError.
+CheckpointInfo load_checkpoint(const std::filesystem::path& checkpoint, TrainingState& state);
 
 // The newest checkpoint that read_checkpoint accepts; damaged newer ones are named in warnings. nullopt if
 // there is none at all; throws CheckpointError if there are some and all are damaged.

@@ -51,8 +51,7 @@ std::int64_t restore(Run& run) {
   const std::filesystem::path& checkpoints = run.folder.checkpoints();
   const auto newest = newest_checkpoint(checkpoints);
   if (!newest) return 0;  // rows and events of the steps that were lost must go
-  const CheckpointInfo before = read_checkpoint(*newest);
-  load_checkpoint(*newest, run.state);
+  const CheckpointInfo before = load_checkpoint(*newest, run.state);
   if (before.data_checksum != run.data.checksum)
     throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
                                       newest->string(), before.data_checksum, run.data.checksum));

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/recipe.h"
+#include "io/exact_tensors.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "models/timm_import.h"
@@ -75,17 +76,9 @@ LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
 
 void load_weights(const fs::path& file, Model& model) {
   const at::NoGradGuard no_grad;
-  const SafetensorsFile weights(file.string());
-  const auto parameters = model.named_parameters();
-  for (const auto& item : parameters) {
-    if (!weights.contains(item.key()))
-      throw FormatError(fmt::format("{}: tensor '{}' is missing", file.string(), item.key()));
-    weights.read_into(item.key(), item.value());
-  }
-  for (const auto& [name, info] : weights.tensors()) {
-    if (!parameters.contains(name))
-      throw FormatError(fmt::format("{}: tensor '{}' does not belong to this model", file.string(), name));
-  }
+  NamedTensors parameters;
+  for (const auto& item : model.named_parameters()) parameters.emplace_back(item.key(), item.value());
+  read_exactly(file.string(), parameters);
 }
 
 LoadedModel load_model(const fs::path& path, const std::string& what) {
