@@ -55,13 +55,12 @@ ProgramOptions describe_options() {
 }
 
 void list_choices() {
-  const auto line = [](const char* kind, const std::vector<std::string>& names) {
-    std::cout << fmt::format("{:<24}{}\n", kind, fmt::join(names, "  "));
-  };
-  line("models (model.arch)", model_names());
-  line("data sets (data.name)", dataset_names());
-  line("schedules", schedule_names());
-  line("fusion.weights", weight_mode_names());
+  const std::vector<std::pair<const char*, std::vector<std::string>>> kinds = {
+      {"model.arch", model_names()},           {"model.ffn.name", ffn_names()},
+      {"data.name", dataset_names()},          {"schedule.name", schedule_names()},
+      {"fusion.weights", weight_mode_names()}, {"control", control_names()}};
+  for (const auto& [kind, names] : kinds)
+    std::cout << fmt::format("{:<16}{}\n", kind, fmt::join(names, "  "));
 }
 
 int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {

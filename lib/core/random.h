@@ -10,15 +10,22 @@ namespace exfusion {
 
 // What a draw is for. The values are part of the meaning of a seed: append, never reorder.
 enum class Draw : std::uint32_t {
-  init = 0,          // epoch 0, sample: index of the tensor
-  order = 1,         // (epoch): permutation of the training set
-  augment = 2,       // (epoch, sample): flip, crop, erase
-  mix = 3,           // (0, step): mixup and cutmix lambda, box and partners
-  drop_path = 4,     // (epoch, sample, layer)
-  expert_init = 5,   // epoch: expert, sample: index of the tensor
-  expert_noise = 6,  // epoch: expert, sample: index of the tensor
-  synthetic = 7,     // (split, sample): made-up data
-  holdout = 8,       // (0): which training samples are held out for validation
+  init = 0,                 // epoch 0, sample: index of the tensor
+  order = 1,                // (epoch): permutation of the training set
+  augment = 2,              // (epoch, sample): flip, crop, erase
+  mix = 3,                  // (0, step): mixup and cutmix lambda, box and partners
+  drop_path = 4,            // (epoch, sample, layer)
+  expert_init = 5,          // epoch: expert, sample: index of the tensor
+  expert_noise = 6,         // epoch: expert, sample: index of the tensor
+  synthetic = 7,            // (split, sample): made-up data
+  holdout = 8,              // (0): which training samples are held out for validation
+  router_init = 9,          // sample: index of the FFN
+  weight_noise = 10,        // (step, ffn): noise on the weights of the experts
+  resampling = 11,          // (kind, resample): bootstrap and permutation draws of a comparison
+  token_partition = 12,     // (step, micro-batch, block): which expert each token goes to
+  expert_drop = 13,         // epoch: expert, sample: index of the FFN: which hidden units drop re-draws
+  expert_redraw = 14,       // epoch: expert, sample: index of the tensor: what it draws for them
+  expert_permutation = 15,  // epoch: expert, sample: index of the FFN: order of its hidden units
 };
 
 // Philox4x32-10 (Salmon et al., SC 2011): 128 random bits from a 128-bit counter and a 64-bit key.
@@ -37,7 +44,9 @@ class CounterRandom {
   double uniform(double low, double high);  // [low, high)
   double normal();                          // mean 0, variance 1 (Box-Muller)
   double beta(double a, double b);          // Beta(a, b), a > 0, b > 0
-  std::uint32_t below(std::uint32_t n);     // 0 .. n-1 without bias, n >= 1
+  // Dirichlet(alpha); alpha >= 0, not all 0 (where 0, so is the result).
+  std::vector<double> dirichlet(const std::vector<double>& alpha);
+  std::uint32_t below(std::uint32_t n);  // 0 .. n-1 without bias, n >= 1
 
  private:
   double log_gamma_draw(double shape);

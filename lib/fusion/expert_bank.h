@@ -1,16 +1,21 @@
 // The N experts beside one FFN. The bank owns their weights and moments and writes the fused weights W =
 // sum_k a_k W_k into the FFN's own parameters; the model knows nothing of it. (Our reading of ExFusion's
-// static and learned weights; the form is reconstructed, method.md 1.2.)
+// static, learned and memory weights; the form is reconstructed, docs/theory.md.)
+//
+// Between steps W always is the collapsed FFN: fused with weights that depend on no input and hold no noise.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "fusion/fusion_config.h"
+#include "fusion/router_memory.h"
 #include "io/safetensors.h"
+#include "nn/feed_forward.h"
 #include "optim/adamw.h"
 #include "optim/flat_parameters.h"
 
@@ -19,43 +24,77 @@ namespace exfusion {
 class ExpertBank {
  public:
   // `slots` are the FFN's four tensors (order of kFfnTensors) in `parameters`; `ffn` is its index in the
-  // model. Draws the experts by config.init and fuses them into the FFN.
+  // model. Draws the experts by config.init and fuses them into the FFN (unless it keeps_source).
   ExpertBank(const FusionConfig& config, FlatParameters& parameters, std::size_t first_slot, std::string name,
              std::int64_t ffn, std::uint64_t seed);
 
   // Writes W = sum_k a_k W_k into the FFN.
   void fuse();
 
-  // One optimizer step from the gradient G of the fused weights: dL/dW_k = a_k G, dL/da_k = <G, W_k>
-  // (method.md 3). G is read from the flat gradients and multiplied by gradient_scale. Updates z, then in one
-  // walk the experts (AdamW) and the next W.
+  // A step: begin, forward and backward passes with see_input before the FFN's weights are used (memory
+  // weights need it; x [n, tokens, dim]), then update or, if the step is skipped, abandon_step.
+  void begin_step(std::int64_t step, std::int64_t samples);
+  void see_input(const at::Tensor& x);
+  // One optimizer step from the gradient G of the fused weights: dL/dW_k = a_k G, dL/da_k = <G, W_k>. G is
+  // read from the flat gradients and multiplied by gradient_scale. Updates what decides a, and in one walk
+  // the experts (AdamW) and the next W.
   void update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
               float gradient_scale);
+  void abandon_step();  // nothing has changed
+
+  // Whether training's forward pass uses other weights than the collapse weights (noise, blend, routed).
+  bool differs_in_training() const;
+  // Between the two, forward passes use the weights that training would use in step `step` for their input.
+  void begin_preview(std::int64_t step);
+  void end_preview();
 
   const std::string& name() const { return name_; }   // "blocks.0.mlp"
-  const std::vector<float>& a() const { return a_; }  // [N], the weights that made the current W
+  const std::vector<float>& a() const { return a_; }  // [N], the collapse weights that made W
+  // [N] c_k = dL/da_k of the last update, and the weights of the forward pass that they belong to.
+  const std::vector<double>& prices() const { return prices_; }
+  const std::vector<float>& priced_weights() const { return priced_; }
   std::int64_t experts() const { return static_cast<std::int64_t>(a_.size()); }
+  const RouterMemory* router() const { return router_.get(); }  // null unless weights: memory
+  bool needs_input() const { return router_ != nullptr; }
+  // [N, …] in the order of kFfnTensors, and the values from which expert k started (NaN where not known).
+  const FfnTensors& expert_tensors() const { return experts_; }
+  FfnTensors initial_tensors(std::int64_t k) const;
+  // The experts were written from outside: fuses them. Where they started is not known then.
+  void experts_loaded();
 
   // For checkpoints; views, so that copying into them restores.
-  NamedTensors expert_state() const;  // NAME.fc1.weight [N, hidden, dim], …, NAME.a [N] (F32)
-  NamedTensors optimizer_state()
-      const;  // exp_avg.NAME.fc1.weight [N, …], …, and for learned weights NAME.z, its moments (F64)
-  // After restoring: takes a from the state and fuses. Throws CheckpointError if a is not what z (learned) or
-  // 1/N (static) gives.
+  NamedTensors expert_state() const;  // NAME.fc1.weight [N, hidden, dim], …, NAME.a [N] (F32), the router's
+  // exp_avg.NAME.fc1.weight [N, …], …; for learned weights NAME.z, its moments (F64); the router's; with
+  // `from` the FFN it started from, start.NAME.fc1.weight, …
+  NamedTensors optimizer_state() const;
+  // After restoring: takes a from the state and fuses. Throws CheckpointError if a is not what z (learned),
+  // the memory, or 1/N (static) gives.
   void restored();
 
  private:
-  void update_weights(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
+  enum class Phase { collapsed, step, preview };
+  std::vector<float> collapse_weights() const;
   void set_weights(std::vector<float> a);
+  void fuse_with(const std::vector<float>& a);
+  void use(std::vector<float> a);
+  void compute_prices();
+  void update_logits(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
 
   FusionConfig config_;
   FlatParameters& parameters_;
   std::size_t first_slot_;
   std::string name_;
-  std::array<at::Tensor, 4> experts_, exp_avg_, exp_avg_sq_;  // [N, …]
-  at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;                   // [N] double; learned weights only
-  at::Tensor a_state_;                                        // [N] fp32, the tensor form of a_
-  std::vector<float> a_;
+  std::int64_t ffn_;
+  std::uint64_t seed_;
+  FfnTensors experts_, exp_avg_, exp_avg_sq_;  // [N, …]
+  FfnTensors start_;                           // the FFN's own tensors at the start; only with `from`
+  at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;    // [N] double; learned weights only
+  std::unique_ptr<RouterMemory> router_;       // memory weights only
+  at::Tensor a_state_;                         // [N] fp32, the tensor form of a_
+  std::vector<float> a_, used_, priced_;       // collapse weights; of this step's forward pass; of prices_
+  std::vector<double> prices_;
+  Phase phase_ = Phase::collapsed;
+  std::int64_t step_ = 0;
 };
 
 }  // namespace exfusion

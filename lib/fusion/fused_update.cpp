@@ -1,8 +1,10 @@
 #include "fusion/fused_update.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "optim/instruction_sets.h"
+#include "optim/reduction.h"
 
 namespace exfusion {
 namespace {
@@ -11,6 +13,7 @@ namespace {
 // Smaller blocks would stay in L1, but each jump from one expert to the next restarts the hardware's
 // prefetching: measured slower.
 constexpr std::int64_t kBlock = 8192;
+static_assert(kBlock % kReductionBlock == 0);
 constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
 
 // Expert by expert what fused_element does element by element: same operations, same order.
@@ -56,16 +59,24 @@ void add_block(std::int64_t n, double* fused, const double* w, double a) {
 
 template <class T>
 void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
-                  const AdamWScalars<T>& scalars) {
+                  const AdamWScalars<T>& scalars, std::span<double> products) {
+  const std::int64_t blocks = (tensors.size + kReductionBlock - 1) / kReductionBlock;
+  std::vector<double> sums(products.size() * static_cast<std::size_t>(blocks));  // [N, blocks]
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
   for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) {
+      for (std::int64_t j = 0; j < n && !products.empty(); j += kReductionBlock) {
+        sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>((i + j) / kReductionBlock)] =
+            block_product(std::min(kReductionBlock, n - j), tensors.gradient + i + j, tensors.w[k] + i + j);
+      }
       update_block(n, tensors.fused + i, tensors.gradient + i, tensors.w[k] + i, tensors.m[k] + i,
                    tensors.v[k] + i, scale, a[k], a_next[k], scalars);
     }
   }
+  for (std::size_t k = 0; k < products.size(); ++k)
+    products[k] = blocks > 0 ? sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks) : 0.0;
 }
 
 template <class T>
@@ -79,9 +90,9 @@ void fuse_experts(const ExpertTensors<T>& tensors, std::span<const T> a) {
 }
 
 template void fused_update(const ExpertTensors<float>&, std::span<const float>, std::span<const float>, float,
-                           const AdamWScalars<float>&);
+                           const AdamWScalars<float>&, std::span<double>);
 template void fused_update(const ExpertTensors<double>&, std::span<const double>, std::span<const double>,
-                           double, const AdamWScalars<double>&);
+                           double, const AdamWScalars<double>&, std::span<double>);
 template void fuse_experts(const ExpertTensors<float>&, std::span<const float>);
 template void fuse_experts(const ExpertTensors<double>&, std::span<const double>);
 

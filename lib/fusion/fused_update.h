@@ -32,10 +32,11 @@ EXFUSION_HOST_DEVICE inline T fused_element(std::int64_t i, int experts, T g, T 
 }
 
 // Experts and fused weights of one tensor. T: float, double. The same bits for any thread count and
-// instruction set.
+// instruction set. `products` [N], if given, receives <G, W_k> of the experts before the update, with the
+// bits of inner_products (optim/reduction.h); they cost no memory traffic here.
 template <class T>
 void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
-                  const AdamWScalars<T>& scalars);
+                  const AdamWScalars<T>& scalars, std::span<double> products = {});
 
 // fused = sum_k a[k] w[k], in the same order.
 template <class T>

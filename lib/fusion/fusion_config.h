@@ -15,24 +15,28 @@ inline constexpr std::int64_t kMaxExperts = 64;
 
 struct FusionConfig {
   std::int64_t experts = 4;
-  std::string weights = "learned";  // static (a = 1/N), learned (one scalar per expert and FFN)
-  std::string normalize =
-      "softmax";  // learned: a = softmax(z / temperature), or none: a = z, starting at 1/N
-  double temperature = 1.0;
-  std::string init =
-      "independent";    // independent, independent_scaled (keeps the fused std), copy, copy_noise
-  double noise = 0.01;  // copy_noise: relative to the std of the tensor (biases: of the same layer's weight)
-  std::vector<std::string> layers = {"all"};  // all, last:k, or a list of block numbers
-  std::optional<double> lr;                   // of z; default: the learning rate of the model
-  double weight_decay = 0.0;                  // of z (decoupled)
-  std::optional<ScheduleConfig> schedule;     // of z; default: the model's
-  // Throws nothing: problems (also copies that could never separate, method.md 3.2) go to the recipe.
+  std::string weights = "learned";    // static (a = 1/N), learned (one scalar per expert and FFN), memory
+  std::string normalize = "softmax";  // learned: a = softmax(z / temperature), or none: a = z, from 1/N on
+  double temperature = 1.0;           // of the softmax: of z (learned), of the router (memory)
+  std::string forward = "memory";     // memory: a of step t is m_{t-1} (memory), m_t (blend), r_t (routed)
+  double momentum = 0.99;             // of the memory m
+  double router_std = 0.02;           // of the router's initial normal draw
+  double balance = 0.0;               // coefficient of -H(m), a penalty on a one-sided memory
+  double expert_dropout = 0.0;        // fraction of steps with a random subset of experts
+  double dirichlet = 0.0;             // concentration of Dirichlet noise on a; 0: off
+  std::string init = "independent";   // how experts start: expert_init.h
+  double noise = 0.01;                // copy_noise: relative to the std of the tensor's weight
+  std::string from;                   // a dense model to start from; "": the recipe's own initial values
+  double drop_ratio = 0.5;            // drop: part of the hidden units that is drawn anew
+  bool permute = false;               // drop: permute each expert's hidden units
+  std::vector<std::string> layers = {"all"};  // nn/layer_selection.h; parse_run checks them
+  std::optional<double> lr;                   // of z or the router; default: the model's
+  double weight_decay = 0.0;                  // of z or the router (decoupled)
+  std::optional<ScheduleConfig> schedule;     // of z or the router; default: the model's
+  // Throws nothing: problems (also copies that could never separate) go to the recipe.
   static FusionConfig parse(Section section);
 };
 
 std::vector<std::string> weight_mode_names();  // for --list
-
-// Which of `count` FFNs are fused. Throws RecipeError when a number is out of range.
-std::vector<bool> fused_layers(const FusionConfig& config, std::int64_t count);
 
 }  // namespace exfusion

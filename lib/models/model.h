@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "io/safetensors.h"
 #include "models/vit.h"
 
 namespace exfusion {
@@ -32,10 +33,24 @@ class Model : public torch::nn::Module {
   virtual std::vector<double> drop_path_rates()
       const = 0;  // one per residual branch, in the order of the forward pass
   virtual bool decays(const std::string& parameter) const = 0;  // whether AdamW's weight decay applies to it
-  virtual double forward_flops() const = 0;  // matrix-multiply FLOPs of one image's forward pass
+  // Matrix-multiply FLOPs of one image's forward pass: in training, and deployed (in the dense form, where
+  // there is one).
+  virtual double training_flops() const = 0;
+  virtual double forward_flops() const = 0;
 };
 
 // Builds a model and draws its initial parameters from `seed`.
 std::shared_ptr<Model> make_model(const ModelConfig& config, std::uint64_t seed);
+
+// What a model's file holds, as views: parameters, then buffers (state that training changes without a
+// gradient).
+NamedTensors model_tensors(const Model& model);
+
+// The config of the model that dense_model returns.
+ModelConfig dense_config(ModelConfig config);
+
+// The dense model that equals this one in evaluation mode (itself, if it is dense), or null where an FFN has
+// no dense form. `config` built `model`.
+std::shared_ptr<Model> dense_model(const std::shared_ptr<Model>& model, const ModelConfig& config);
 
 }  // namespace exfusion

@@ -14,6 +14,16 @@ double timm_mlp_ratio(const ViTConfig& config) {
   return dim * ratio < hidden ? std::nextafter(ratio, std::numeric_limits<double>::infinity()) : ratio;
 }
 
+// What the forward pass and the file's tensors depend on; keys as in a recipe.
+nlohmann::ordered_json ffn_json(const FfnConfig& ffn) {
+  nlohmann::ordered_json json = {{"name", ffn.name}, {"experts", ffn.experts}, {"layers", ffn.layers}};
+  if (ffn.name != "topk") return json;
+  json["top_k"] = ffn.top_k;
+  if (ffn.top_k > 1) json["renormalize"] = ffn.renormalize;
+  json["bias_balance"] = ffn.bias_balance;
+  return json;
+}
+
 }  // namespace
 
 std::string timm_config_json(const ViTConfig& config, const std::vector<double>& mean,
@@ -41,14 +51,16 @@ std::string timm_config_json(const ViTConfig& config, const std::vector<double>&
   pretrained["first_conv"] = config.channels == 3 ? Json("patch_embed.proj") : Json(nullptr);
   // The arguments override everything in which this architecture differs from ours: it stands for "a plain
   // ViT".
-  const Json document = {
-      {"architecture", "vit_base_patch16_224"},
+  const bool dense = config.ffn.name == "dense";
+  Json document = {
+      {"architecture", dense ? "vit_base_patch16_224" : "exfusion_vit"},
       {"num_classes", config.classes},
       {"num_features", config.dim},
       {"global_pool", config.pool},
       {"model_args", arguments},
       {"pretrained_cfg", pretrained},
   };
+  if (!dense) document["exfusion"] = {{"ffn", ffn_json(config.ffn)}};
   return document.dump(2) + "\n";
 }
 

@@ -23,6 +23,14 @@ T field(const json& object, const char* key, const std::string& where) {
   }
 }
 
+// The `model.ffn` section of a model whose FFNs are not dense: JSON's objects are YAML's.
+std::string ffn_section(const json& document, const std::string& name) {
+  if (!document.contains("exfusion")) return "none";
+  const json ffn = field<json>(field<json>(document, "exfusion", name), "ffn", name + ": exfusion");
+  if (!ffn.is_object()) throw FormatError(fmt::format("{}: exfusion.ffn is not an object", name));
+  return ffn.dump();
+}
+
 }  // namespace
 
 TimmConfig parse_timm_config(const std::string& text, const std::string& name) {
@@ -33,12 +41,12 @@ TimmConfig parse_timm_config(const std::string& text, const std::string& name) {
   // The recipe's own reader checks ranges and combinations: one place for what a ViT may be.
   std::string model = fmt::format(
       "model: {{arch: vit, dim: {}, depth: {}, heads: {}, mlp_ratio: {}, patch: {}, image: {}, channels: {}, "
-      "classes: {}, pool: {}}}",
+      "classes: {}, pool: {}, ffn: {}}}",
       field<std::int64_t>(arguments, "embed_dim", where), field<std::int64_t>(arguments, "depth", where),
       field<std::int64_t>(arguments, "num_heads", where), field<double>(arguments, "mlp_ratio", where),
       field<std::int64_t>(arguments, "patch_size", where), field<std::int64_t>(arguments, "img_size", where),
       field<std::int64_t>(arguments, "in_chans", where), field<std::int64_t>(arguments, "num_classes", where),
-      json(field<std::string>(arguments, "global_pool", where)).dump());
+      json(field<std::string>(arguments, "global_pool", where)).dump(), ffn_section(document, name));
   TimmConfig config;
   try {
     Recipe recipe = Recipe::parse(model, name);

@@ -17,16 +17,19 @@ class ViT : public Model {
   at::Tensor forward(const at::Tensor& images, const at::Tensor& drop_path) override;
   std::vector<double> drop_path_rates() const override;
   bool decays(const std::string& parameter) const override;
+  double training_flops() const override;
   double forward_flops() const override;
   void draw_parameters(std::uint64_t seed);
 
  private:
   at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
+  double flops_around_ffns() const;
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
   std::shared_ptr<PatchEmbed> patch_embed_;
   std::vector<std::shared_ptr<Block>> blocks_;
+  std::vector<std::shared_ptr<FeedForward>> ffns_;  // of the blocks
   std::shared_ptr<LayerNorm> norm_;
   std::shared_ptr<Linear> head_;
 };
@@ -38,8 +41,11 @@ ViT::ViT(const ViTConfig& config) : config_(config) {
   patch_embed_ =
       register_module("patch_embed", std::make_shared<PatchEmbed>(config.channels, config.patch, config.dim));
   const auto blocks = register_module("blocks", std::make_shared<torch::nn::Module>());
+  const std::vector<bool> chosen = config.ffn.chosen_blocks(config.depth);
   for (std::int64_t i = 0; i < config.depth; ++i) {
-    auto block = std::make_shared<Block>(config.dim, config.heads, config.hidden);
+    const FfnConfig ffn = chosen[static_cast<std::size_t>(i)] ? config.ffn : FfnConfig{};
+    ffns_.push_back(make_ffn(ffn, config.dim, config.hidden, i));
+    auto block = std::make_shared<Block>(config.dim, config.heads, ffns_.back());
     blocks_.push_back(blocks->register_module(std::to_string(i), std::move(block)));
   }
   norm_ = register_module(token ? "norm" : "fc_norm", std::make_shared<LayerNorm>(config.dim));
@@ -82,16 +88,27 @@ bool ViT::decays(const std::string& parameter) const {
   return parameter.ends_with(".weight") && named_parameters()[parameter].dim() > 1;
 }
 
-double ViT::forward_flops() const {
-  const auto d = static_cast<double>(config_.dim), hidden = static_cast<double>(config_.hidden);
-  const auto tokens = static_cast<double>(config_.tokens());
+double ViT::flops_around_ffns() const {
+  const auto d = static_cast<double>(config_.dim), tokens = static_cast<double>(config_.tokens());
   const auto patches = cls_token_.defined() ? tokens - 1 : tokens;
   const double embedding =
       patches * static_cast<double>(config_.channels * config_.patch * config_.patch) * d;
-  const double linear = tokens * (4 * d * d + 2 * d * hidden);  // qkv, proj, fc1, fc2
-  const double attention = 2 * tokens * tokens * d;             // scores, weighted sum of v
+  const double projections = tokens * 4 * d * d;     // qkv, proj
+  const double attention = 2 * tokens * tokens * d;  // scores, weighted sum of v
   const double head = d * static_cast<double>(config_.classes);
-  return 2 * (embedding + static_cast<double>(config_.depth) * (linear + attention) + head);
+  return 2 * (embedding + static_cast<double>(config_.depth) * (projections + attention) + head);
+}
+
+double ViT::training_flops() const {
+  double flops = flops_around_ffns();
+  for (const auto& ffn : ffns_) flops += ffn->training_flops(config_.tokens());
+  return flops;
+}
+
+double ViT::forward_flops() const {
+  double flops = flops_around_ffns();
+  for (const auto& ffn : ffns_) flops += ffn->deployed_flops(config_.tokens());
+  return flops;
 }
 
 // As timm's init_weights_vit_timm: linear weights and position embedding normal with std 0.02, biases 0,
@@ -101,24 +118,24 @@ void ViT::draw_parameters(std::uint64_t seed) {
   const at::NoGradGuard no_grad;
   const double patch_bound =
       1.0 / std::sqrt(static_cast<double>(config_.channels * config_.patch * config_.patch));
+  // A tensor's number is its place in the dense model, where an FFN has four tensors: other kinds of FFN
+  // start from the same values elsewhere.
   std::int64_t index = 0;
   for (const auto& item : named_parameters()) {
     const auto& name = item.key();
+    if (name.find(".mlp.") != std::string::npos) continue;
     const InitialDraw draw{seed, Draw::init, 0, index++};
+    if (name.ends_with(".norm2.bias")) index += std::tuple_size_v<FfnTensors>;
     if (name.starts_with("patch_embed.")) {
       fill_uniform(item.value(), patch_bound, draw);
     } else if (name == "cls_token") {
       fill_normal(item.value(), 1e-6, draw);
-    } else if (item.value().dim() > 1 && name.find(".mlp.") == std::string::npos) {
+    } else if (item.value().dim() > 1) {
       fill_normal(item.value(), 0.02, draw);
     }
   }
-  const auto ffns = find_ffns(*this);
-  for (std::size_t i = 0; i < ffns.size(); ++i) {
-    const auto values = initial_ffn(config_.dim, config_.hidden, seed, static_cast<std::int64_t>(i), 0);
-    const auto parameters = ffns[i].ffn->parameters_in_order();
-    for (std::size_t t = 0; t < values.size(); ++t) parameters[t].copy_(values[t]);
-  }
+  for (std::size_t i = 0; i < ffns_.size(); ++i)
+    ffns_[i]->draw_parameters(seed, static_cast<std::int64_t>(i));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -72,6 +73,7 @@ ViTConfig ViTConfig::parse(Section& section) {
   config.classes = section.in_range<std::int64_t>("classes", 1000, 1, 1000000);
   config.pool = section.one_of("pool", "token", {"token", "avg"});
   config.drop_path = section.in_range<double>("drop_path", 0.0, 0.0, 1.0);
+  if (const auto ffn = section.optional_child("ffn")) config.ffn = FfnConfig::parse(*ffn, config.depth);
   check(section, config, preset.dim != 0);
   return config;
 }
@@ -81,12 +83,15 @@ std::int64_t ViTConfig::tokens() const {
 }
 
 double ViTConfig::parameter_count() const {
-  const auto d = static_cast<double>(dim), h = static_cast<double>(hidden);
-  const double block = 4 * d + (3 * d * d + 3 * d) + (d * d + d) + (2 * d * h + h + d);
+  const auto d = static_cast<double>(dim);
+  const double norms_and_attention = 4 * d + (3 * d * d + 3 * d) + (d * d + d);
+  const auto chosen = static_cast<double>(std::ranges::count(ffn.chosen_blocks(depth), true));
+  const double ffns = chosen * ffn.stored_numbers(dim, hidden) +
+                      (static_cast<double>(depth) - chosen) * FfnConfig{}.stored_numbers(dim, hidden);
   const double embedding = static_cast<double>(channels * patch * patch) * d + d;
   const double tokens_and_class = static_cast<double>(tokens() + (pool == "token" ? 1 : 0)) * d;
   const double head = 2 * d + static_cast<double>(classes) * (d + 1);
-  return static_cast<double>(depth) * block + embedding + tokens_and_class + head;
+  return static_cast<double>(depth) * norms_and_attention + ffns + embedding + tokens_and_class + head;
 }
 
 }  // namespace exfusion

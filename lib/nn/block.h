@@ -3,13 +3,13 @@
 #include <memory>
 
 #include "nn/attention.h"
-#include "nn/ffn.h"
+#include "nn/feed_forward.h"
 
 namespace exfusion {
 
 class Block : public torch::nn::Module {
  public:
-  Block(std::int64_t dim, std::int64_t heads, std::int64_t hidden);
+  Block(std::int64_t dim, std::int64_t heads, std::shared_ptr<FeedForward> mlp);
   // x [n, tokens, dim] -> the same shape. The factors [n] multiply each sample's two branches
   // (nn/drop_path.h); undefined: 1.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& attention_factor, const at::Tensor& ffn_factor);
@@ -18,7 +18,7 @@ class Block : public torch::nn::Module {
   std::shared_ptr<LayerNorm> norm1_;
   std::shared_ptr<Attention> attn_;
   std::shared_ptr<LayerNorm> norm2_;
-  std::shared_ptr<Ffn> mlp_;
+  std::shared_ptr<FeedForward> mlp_;
 };
 
 }  // namespace exfusion

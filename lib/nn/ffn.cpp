@@ -7,16 +7,40 @@
 
 namespace exfusion {
 
+at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors) {
+  return at::linear(at::gelu(at::linear(x, tensors[0], tensors[1])), tensors[2], tensors[3]);
+}
+
 Ffn::Ffn(std::int64_t dim, std::int64_t hidden)
     : fc1_(register_module("fc1", std::make_shared<Linear>(dim, hidden))),
       fc2_(register_module("fc2", std::make_shared<Linear>(hidden, dim))) {}
 
 at::Tensor Ffn::forward(const at::Tensor& x) {
-  return fc2_->forward(at::gelu(fc1_->forward(x)));
+  if (watch_) watch_(x);
+  return ffn_output(x, parameters_in_order());
 }
 
-std::array<at::Tensor, 4> Ffn::parameters_in_order() const {
+FfnTensors Ffn::parameters_in_order() const {
   return {fc1_->weight, fc1_->bias, fc2_->weight, fc2_->bias};
+}
+
+void Ffn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
+  const at::NoGradGuard no_grad;
+  const auto values = initial_ffn(fc1_->weight.size(1), fc1_->weight.size(0), seed, ffn, 0);
+  const auto parameters = parameters_in_order();
+  for (std::size_t t = 0; t < values.size(); ++t) parameters[t].copy_(values[t]);
+}
+
+double Ffn::deployed_flops(std::int64_t tokens) const {
+  return 2.0 * static_cast<double>(tokens * (fc1_->weight.numel() + fc2_->weight.numel()));
+}
+
+std::vector<std::shared_ptr<FeedForward>> find_feed_forwards(const torch::nn::Module& model) {
+  std::vector<std::shared_ptr<FeedForward>> found;
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (auto feed_forward = std::dynamic_pointer_cast<FeedForward>(module)) found.push_back(feed_forward);
+  }
+  return found;
 }
 
 std::vector<NamedFfn> find_ffns(const torch::nn::Module& model) {
@@ -28,10 +52,10 @@ std::vector<NamedFfn> find_ffns(const torch::nn::Module& model) {
   return found;
 }
 
-std::array<at::Tensor, 4> initial_ffn(std::int64_t dim, std::int64_t hidden, std::uint64_t seed,
-                                      std::int64_t ffn, std::int64_t expert) {
-  std::array<at::Tensor, 4> values = {at::empty({hidden, dim}), at::zeros({hidden}), at::empty({dim, hidden}),
-                                      at::zeros({dim})};
+FfnTensors initial_ffn(std::int64_t dim, std::int64_t hidden, std::uint64_t seed, std::int64_t ffn,
+                       std::int64_t expert) {
+  FfnTensors values = {at::empty({hidden, dim}), at::zeros({hidden}), at::empty({dim, hidden}),
+                       at::zeros({dim})};
   for (std::int64_t i : {0, 2}) {
     fill_normal(values[static_cast<std::size_t>(i)], 0.02, {seed, Draw::expert_init, expert, 4 * ffn + i});
   }

@@ -65,7 +65,10 @@ void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update,
     const ParameterSlot& slot = parameters_.slots()[i];
     const std::int64_t at = slot.offset - parameters_.slots()[first_slot_].offset;
     adamw_update(slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
-                 slot.decay ? decaying : plain);
+                 slot.lr_scale == 1.0
+                     ? (slot.decay ? decaying : plain)
+                     : adamw_scalars<float>(config, lr * slot.lr_scale,
+                                            slot.decay ? config.weight_decay / slot.lr_scale : 0.0, update));
   }
 }
 

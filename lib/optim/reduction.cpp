@@ -47,14 +47,18 @@ void block_lanes(std::int64_t n, const double* x, const double* y, double* lanes
   add_products(n, x, y, lanes);
 }
 
+}  // namespace
+
 template <class T>
-double block_sum(std::int64_t n, const T* x, const T* y) {
+double block_product(std::int64_t n, const T* x, const T* y) {
   double lanes[kReductionLanes];
   block_lanes(n, x, y, lanes);
   return tree_sum(lanes, kReductionLanes);
 }
 
-}  // namespace
+double sum_blocks(double* sums, std::int64_t n) {
+  return tree_sum(sums, n);
+}
 
 template <class T>
 void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std::span<double> result) {
@@ -69,11 +73,11 @@ void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std
     const std::int64_t begin = b * kReductionBlock, size = std::min(kReductionBlock, n - begin);
     for (std::size_t k = 0; k < w.size(); ++k) {
       sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>(b)] =
-          block_sum(size, g + begin, w[k] + begin);
+          block_product(size, g + begin, w[k] + begin);
     }
   }
   for (std::size_t k = 0; k < w.size(); ++k)
-    result[k] = tree_sum(&sums[k * static_cast<std::size_t>(blocks)], blocks);
+    result[k] = sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks);
 }
 
 template <class T>
@@ -83,6 +87,8 @@ double sum_of_squares(const T* x, std::int64_t n) {
   return result;
 }
 
+template double block_product(std::int64_t, const float*, const float*);
+template double block_product(std::int64_t, const double*, const double*);
 template void inner_products(const float*, std::span<const float* const>, std::int64_t, std::span<double>);
 template void inner_products(const double*, std::span<const double* const>, std::int64_t, std::span<double>);
 template double sum_of_squares(const float*, std::int64_t);

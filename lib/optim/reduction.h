@@ -21,4 +21,10 @@ double sum_of_squares(const T* x, std::int64_t n);
 template <class T>
 void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std::span<double> result);
 
+// The two halves of inner_products, for walks that have the data in the cache anyway: the sum over one block
+// (n <= kReductionBlock elements), and the tree over the sums of all blocks (n >= 1), which it overwrites.
+template <class T>
+double block_product(std::int64_t n, const T* x, const T* y);
+double sum_blocks(double* sums, std::int64_t n);
+
 }  // namespace exfusion

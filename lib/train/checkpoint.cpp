@@ -21,10 +21,10 @@ constexpr std::uint64_t kStateLimit = 16u << 20;  // bytes of a state.json that 
 constexpr int kFormat = 1;
 constexpr const char* kPruned = ".pruned";
 
-NamedTensors model_tensors(const TrainingState& state) {
-  NamedTensors tensors;
-  for (const auto& item : state.model->named_parameters())
-    tensors.emplace_back(item.key(), item.value().detach());
+// The average of the parameters, and what else the model keeps: its file loads as model.safetensors does.
+NamedTensors average_tensors(const TrainingState& state) {
+  NamedTensors tensors = state.ema->state();
+  for (const auto& item : state.model->named_buffers()) tensors.emplace_back(item.key(), item.value());
   return tensors;
 }
 
@@ -47,10 +47,10 @@ NamedTensors optimizer_tensors(const TrainingState& state) {
 // The files of a checkpoint with the tensors that belong in each.
 std::vector<std::pair<std::string, NamedTensors>> checkpoint_files(const TrainingState& state) {
   std::vector<std::pair<std::string, NamedTensors>> files;
-  files.emplace_back("model.safetensors", model_tensors(state));
+  files.emplace_back("model.safetensors", model_tensors(*state.model));
   if (!state.banks.empty()) files.emplace_back("experts.safetensors", expert_tensors(state));
   files.emplace_back("optimizer.safetensors", optimizer_tensors(state));
-  if (state.ema) files.emplace_back("ema.safetensors", state.ema->state());
+  if (state.ema) files.emplace_back("ema.safetensors", average_tensors(state));
   return files;
 }
 
@@ -64,6 +64,7 @@ json to_json(const CheckpointInfo& info) {
           {"updates", info.updates},
           {"skipped", info.skipped},
           {"skipped_in_row", info.skipped_in_row},
+          {"decay_product", info.decay_product},
           {"epoch", info.epoch},
           {"samples", info.samples},
           {"threads", info.threads},
@@ -99,6 +100,7 @@ CheckpointInfo from_json(const json& state) {
     *field = state.at(key).get<std::int64_t>();
     if (*field < 0) throw std::runtime_error(fmt::format("{} is {}", key, *field));
   }
+  info.decay_product = state.value("decay_product", 1.0);  // 0.1.0 did not record it
   for (auto [key, field] : {std::pair{"precision", &info.precision},
                             {"recipe", &info.recipe},
                             {"recipe_crc32", &info.recipe_crc32},
@@ -152,6 +154,8 @@ json parse_state(const fs::path& checkpoint) {
   return state;
 }
 
+}  // namespace
+
 std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
   std::vector<fs::path> folders;
   if (!fs::is_directory(checkpoints)) return folders;
@@ -168,8 +172,6 @@ std::vector<fs::path> checkpoint_folders(const fs::path& checkpoints) {
   return folders;
 }
 
-}  // namespace
-
 std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step-{:08d}", step);
 }
@@ -179,6 +181,7 @@ void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, Ch
   info.updates = state.updates;
   info.skipped = state.skipped;
   info.skipped_in_row = state.skipped_in_row;
+  info.decay_product = state.decay_product;
   info.recipe_crc32 = text_crc32(info.recipe);
 
   PendingFolder folder(checkpoints / checkpoint_name(state.step));
@@ -263,6 +266,7 @@ CheckpointInfo load_checkpoint(const fs::path& checkpoint, TrainingState& state)
   state.updates = info.updates;
   state.skipped = info.skipped;
   state.skipped_in_row = info.skipped_in_row;
+  state.decay_product = info.decay_product;
   for (ExpertBank& bank : state.banks) bank.restored();
   return info;
 }

@@ -15,6 +15,7 @@ namespace exfusion {
 // state.json. The step counters are filled in from the TrainingState when it is saved.
 struct CheckpointInfo {
   std::int64_t step = 0, updates = 0, skipped = 0, skipped_in_row = 0;
+  double decay_product = 1.0;
   std::int64_t epoch = 0, samples = 0;
   std::int64_t threads = 0, micro_batch = 0;
   std::string precision;
@@ -33,6 +34,9 @@ struct CheckpointInfo {
 };
 
 std::string checkpoint_name(std::int64_t step);  // step-00001500
+
+// The folders with such a name, newest first, whole or damaged.
+std::vector<std::filesystem::path> checkpoint_folders(const std::filesystem::path& checkpoints);
 
 // Writes checkpoints/NAME and points checkpoints/latest at it. Throws FileError.
 void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,

@@ -15,6 +15,8 @@ constexpr std::int64_t kEvaluationBatch = 250;
 Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, std::int64_t classes,
                     const std::string& precision, at::Tensor* logits) {
   const at::NoGradGuard no_grad;
+  const bool training = model.is_training();
+  model.eval();
   const auto start = std::chrono::steady_clock::now();
   Evaluation result;
   double loss = 0.0;
@@ -33,6 +35,7 @@ Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, 
     correct += out.argmax(1).eq(labels).sum().item<std::int64_t>();
     if (logits) logits->narrow(0, first, count).copy_(out);
   }
+  model.train(training);
   result.samples = split.size();
   result.accuracy = static_cast<double>(correct) / static_cast<double>(split.size());
   result.loss = loss / static_cast<double>(split.size());

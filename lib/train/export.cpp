@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/random.h"
 #include "io/files.h"
 #include "io/safetensors.h"
@@ -25,26 +26,38 @@ at::Tensor probe_images(const ViTConfig& vit) {
   return images;
 }
 
-std::string model_card(const LoadedModel& source) {
-  const ViTConfig& vit = source.config.vit;
+std::string training_text(const RunConfig& run) {
+  const FfnConfig& ffn = run.model.vit.ffn;
+  if (ffn.name != "dense") return fmt::format("{}, {} experts per FFN", ffn.name, ffn.experts);
+  if (!run.fusion) return "dense";
+  return fmt::format("{} experts per FFN, weights {}", run.fusion->experts, run.fusion->weights);
+}
+
+std::string model_card(const LoadedModel& source, const ViTConfig& vit) {
+  const bool dense = vit.ffn.name == "dense";
   std::string card = fmt::format(
       "# {}\n\n"
       "A vision transformer of {} blocks, width {}, {} heads, patch {}, for {}x{} images of {} channel(s) "
       "and {} classes.\n"
-      "A plain dense model: experts used in training, if any, are fused into these weights.\n\n"
-      "    model = timm.create_model(\"local-dir:<this folder>\", pretrained=True)\n\n"
+      "{}\n\n"
+      "    {}\n\n"
       "| | |\n|---|---|\n",
       source.run ? source.run->name : "model", vit.depth, vit.dim, vit.heads, vit.patch, vit.image, vit.image,
-      vit.channels, vit.classes);
+      vit.channels, vit.classes,
+      dense
+          ? "A plain dense model: experts used in training, if any, are fused into these weights."
+          : fmt::format("Its FFNs hold {} experts each ({}), which cannot be collapsed into dense ones: timm "
+                        "cannot load it.",
+                        vit.ffn.experts, vit.ffn.name),
+      dense ? "model = timm.create_model(\"local-dir:<this folder>\", pretrained=True)"
+            : "exfusion-eval <this folder> --data <data set>");
   const auto row = [&](const char* name, const std::string& value) {
     card += fmt::format("| {} | {} |\n", name, value);
   };
   row("made by", version_text());
   if (source.run) {
     row("data", source.run->data.name);
-    row("training", source.run->fusion ? fmt::format("{} experts per FFN, weights {}",
-                                                     source.run->fusion->experts, source.run->fusion->weights)
-                                       : "dense");
+    row("training", training_text(*source.run));
     row("step", fmt::format("{} ({})", source.step, source.what));
     row("recipe crc32", source.recipe_crc32);
   }
@@ -53,35 +66,66 @@ std::string model_card(const LoadedModel& source) {
   return card;
 }
 
-}  // namespace
-
-void export_timm(const LoadedModel& source, const fs::path& folder, bool overwrite) {
-  const at::NoGradGuard no_grad;
+void check_target(const fs::path& folder, bool overwrite) {
   if (fs::exists(folder) && !overwrite)
     throw RunFolderError(
         fmt::format("{}: exists; choose another folder or give --overwrite", folder.string()));
   if (fs::exists(folder) && !fs::is_empty(folder) && !fs::exists(folder / "config.json"))
     throw RunFolderError(fmt::format(
         "{}: not an exported model (no config.json), so --overwrite leaves it alone", folder.string()));
+}
+
+// Writes `model`, built from `vit`, and compares it, read back, with the source.
+void write_checked(const LoadedModel& source, const Model& model, const ViTConfig& vit,
+                   const fs::path& folder, bool overwrite) {
+  const at::NoGradGuard no_grad;
+  check_target(folder, overwrite);
   std::error_code failed;
   if (folder.has_parent_path()) fs::create_directories(folder.parent_path(), failed);
 
   PendingFolder pending(folder);
-  NamedTensors tensors;
-  for (const auto& item : source.model->named_parameters())
-    tensors.emplace_back(item.key(), item.value().detach());
-  write_safetensors((pending.path() / "model.safetensors").string(), tensors, {{"format", "pt"}});
-  write_file(pending.path() / "config.json", timm_config_json(source.config.vit, source.mean, source.std));
-  write_file(pending.path() / "README.md", model_card(source));
+  write_safetensors((pending.path() / "model.safetensors").string(), model_tensors(model),
+                    {{"format", "pt"}});
+  write_file(pending.path() / "config.json", timm_config_json(vit, source.mean, source.std));
+  write_file(pending.path() / "README.md", model_card(source, vit));
 
   const LoadedModel again = load_model(pending.path(), "last");
-  const at::Tensor images = probe_images(source.config.vit);
+  const at::Tensor images = probe_images(vit);
   const at::Tensor expected = source.model->forward(images, {}), found = again.model->forward(images, {});
   if (!at::equal(expected, found))
     throw VerificationError(
         fmt::format("{}: the exported model's logits differ by up to {:.3g} from the trained model's",
                     folder.string(), (expected - found).abs().max().item<double>()));
   pending.commit();
+}
+
+}  // namespace
+
+void export_timm(const LoadedModel& source, const fs::path& folder, bool overwrite) {
+  const std::shared_ptr<Model> dense = dense_model(source.model, source.config);
+  if (!dense)
+    throw CheckpointError(fmt::format(
+        "{}: no dense model equals its {} FFNs, so timm has no form for it; export it with --to moe",
+        source.origin.string(), source.config.vit.ffn.name));
+  write_checked(source, *dense, dense_config(source.config).vit, folder, overwrite);
+}
+
+void export_moe(const LoadedModel& source, const fs::path& folder, bool overwrite) {
+  if (dense_model(source.model, source.config))
+    throw CheckpointError(fmt::format(
+        "{}: has a dense form, which needs no experts; export it with --to timm", source.origin.string()));
+  write_checked(source, *source.model, source.config.vit, folder, overwrite);
+}
+
+void export_model(const LoadedModel& source, const fs::path& folder, bool overwrite) {
+  if (const std::shared_ptr<Model> dense = dense_model(source.model, source.config)) {
+    write_checked(source, *dense, dense_config(source.config).vit, folder, overwrite);
+    log_info("exported to {} for timm", folder.string());
+  } else {
+    write_checked(source, *source.model, source.config.vit, folder, overwrite);
+    log_info("exported to {} with its experts: {} FFNs cannot be collapsed, and timm cannot load them",
+             folder.string(), source.config.vit.ffn.name);
+  }
 }
 
 }  // namespace exfusion

@@ -3,14 +3,17 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "data/loader.h"
 #include "train/checkpoint.h"
+#include "train/cost.h"
 #include "train/evaluation.h"
 #include "train/export.h"
+#include "train/function_difference.h"
 #include "train/interrupt.h"
 #include "train/metrics.h"
 #include "train/progress.h"
@@ -34,6 +37,9 @@ struct Run {
   TrainingState state;
   CheckpointInfo record;  // what the next checkpoint will say
   std::int64_t steps_per_epoch = 0, total = 0;
+  TrainingCost cost;
+  double step_seconds = 0.0;  // of the steps that this process took
+  std::int64_t steps_taken = 0;
 };
 
 bool due(std::int64_t step, std::int64_t every) {
@@ -78,6 +84,21 @@ Evaluation score(Run& run, const Dataset& split, const std::string& precision) {
   return evaluate(*run.state.model, split, run.config.data, run.config.model.vit.classes, precision);
 }
 
+// The test set with the weights that training's forward pass would use: the collapse gap. Where these are the
+// collapse weights, the evaluation of the collapsed model is that of training.
+void measure_gap(Run& run, MetricsLog& metrics, const Evaluation& collapsed) {
+  std::deque<ExpertBank>& banks = run.state.banks;
+  Evaluation training = collapsed;
+  if (std::any_of(banks.begin(), banks.end(), [](const ExpertBank& b) { return b.differs_in_training(); })) {
+    for (ExpertBank& bank : banks) bank.begin_preview(run.state.step);
+    training = score(run, *run.data.test, run.config.train.precision);
+    for (ExpertBank& bank : banks) bank.end_preview();
+    log_info("step {}: collapse gap: accuracy {:+.4f}, loss {:+.4f}", run.state.step,
+             collapsed.accuracy - training.accuracy, collapsed.loss - training.loss);
+  }
+  metrics.collapse_gap(run.state.step, collapsed, training);
+}
+
 // Evaluates at the current step, records, and remembers the best. The last step is also scored in fp32.
 void evaluate_step(Run& run, MetricsLog& metrics) {
   const std::int64_t step = run.state.step;
@@ -91,6 +112,12 @@ void evaluate_step(Run& run, MetricsLog& metrics) {
     run.record.test_accuracy_fp32 = score(run, *run.data.test, "fp32").accuracy;
   log_info("step {}: test accuracy {:.4f}, loss {:.4f} ({} images, {})", step, test.accuracy, test.loss,
            test.samples, precision);
+  const double samples = static_cast<double>(run.steps_taken * run.config.train.global_batch);
+  metrics.cost(step, run.cost, run.step_seconds > 0.0 ? samples / run.step_seconds : 0.0);
+  if (!run.state.banks.empty()) {
+    metrics.experts(run.state);
+    measure_gap(run, metrics, test);
+  }
 
   double deciding = test.accuracy;
   if (run.data.validation) {
@@ -102,6 +129,8 @@ void evaluate_step(Run& run, MetricsLog& metrics) {
   if (run.state.ema) {
     run.state.ema->swap();
     const Evaluation average = score(run, *run.data.test, precision);
+    if (run.data.validation)
+      metrics.evaluation("ema_validation", step, score(run, *run.data.validation, precision));
     run.state.ema->swap();
     metrics.evaluation("ema", step, average);
     run.record.ema_accuracy = average.accuracy;
@@ -131,7 +160,7 @@ void train(Run& run, MetricsLog& metrics) {
                 {config.data, config.seed, config.train.global_batch, config.model.vit.classes},
                 run.state.step, run.total);
   Progress progress(run.state.step, run.total, run.steps_per_epoch, config.train.global_batch,
-                    3.0 * run.state.model->forward_flops() * static_cast<double>(config.train.global_batch),
+                    run.cost.flops_per_sample * static_cast<double>(config.train.global_batch),
                     measure_peak_flops(config.train.precision));
   const std::int64_t eval_every =
       config.train.eval_every_steps > 0 ? config.train.eval_every_steps : run.steps_per_epoch;
@@ -144,6 +173,8 @@ void train(Run& run, MetricsLog& metrics) {
     const double seconds = seconds_since(start);
     const std::int64_t step = run.state.step;
     const bool last = step == run.total;
+    run.step_seconds += seconds;
+    ++run.steps_taken;
     run.record.test_accuracy = run.record.test_accuracy_fp32 = run.record.ema_accuracy = std::nullopt;
 
     if (result.skipped)
@@ -183,8 +214,10 @@ void describe(const Run& run) {
       config.fusion ? fmt::format("{} of {} FFNs with {} experts each, weights {}", run.state.banks.size(),
                                   config.model.vit.depth, config.fusion->experts, config.fusion->weights)
                     : "dense";
+  if (config.control.name != "none") log_info("control: {}", config.control.name);
   log_info("{}: {}, {:.2f} M parameters, {}", config.name, config.model.arch,
-           static_cast<double>(run.state.parameters->values().numel()) / 1e6, fusion);
+           run.cost.parameters_deployed / 1e6, fusion);
+  log_info("{}", cost_text(run.cost));
   log_info(
       "{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {}, {} threads",
       config.data.name, run.data.train->size(), run.data.test->size(),
@@ -203,7 +236,7 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   run.data = make_datasets(config.data, config.seed, config.model.image_shape());
   run.steps_per_epoch = steps_per_epoch(*run.data.train, config.train.global_batch);
   run.total = total_steps(config.train, run.steps_per_epoch);
-  run.state = make_training_state(config);
+  run.state = make_training_state(config, !resume || checkpoint_folders(folder.checkpoints()).empty());
   run.record.threads = at::get_num_threads();
   run.record.micro_batch = config.train.micro_batch;
   run.record.precision = config.train.precision;
@@ -212,9 +245,11 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   run.record.exfusion = exfusion_version();
   run.record.libtorch = libtorch_version();
   run.record.best_by = run.data.validation ? "validation" : "test";
+  run.cost = training_cost(config, run.state);
   describe(run);
 
   const std::int64_t resumed_at = resume ? restore(run) : -1;
+  log_upcycling(config, run.state, *run.data.test, folder.path());
   if (run.state.step > run.total)
     throw CheckpointError(fmt::format("{}: at step {}, beyond the {} steps that the recipe asks for",
                                       folder.path().string(), run.state.step, run.total));
@@ -234,7 +269,7 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
     }
   }
   if (!outcome.already_finished || !std::filesystem::exists(outcome.exported))
-    export_timm(load_model(folder.path(), "last"), outcome.exported, true);
+    export_model(load_model(folder.path(), "last"), outcome.exported, true);
 
   outcome.step = run.state.step;
   outcome.accuracy = run.record.test_accuracy.value_or(0.0);

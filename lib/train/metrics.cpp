@@ -1,5 +1,7 @@
 #include "train/metrics.h"
 
+#include "fusion/expert_statistics.h"
+
 namespace exfusion {
 namespace {
 
@@ -10,9 +12,30 @@ std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& st
       {"eval", scores}};
   if (config.data.validation > 0) result.push_back({"validation", scores});
   if (state.ema) result.push_back({"ema", scores});
+  if (state.ema && config.data.validation > 0) result.push_back({"ema_validation", scores});
+  result.push_back({"cost",
+                    {{"flops_per_sample"},
+                     {"parameters_training"},
+                     {"parameters_deployed"},
+                     {"state_bytes"},
+                     {"peak_memory"},
+                     {"samples_per_second"}}});
   if (!state.banks.empty()) {
-    const auto ffns = static_cast<std::int64_t>(state.banks.size());
-    result.push_back({"fusion", {{"a", false, {ffns, state.banks.front().experts()}}}});
+    const ExpertBank& bank = state.banks.front();
+    const auto ffns = static_cast<std::int64_t>(state.banks.size()), n = bank.experts();
+    std::vector<SeriesColumn> fusion = {{"a", false, {ffns, n}},
+                                        {"price", false, {ffns, n}},
+                                        {"sum_abs_a", false, {ffns}},
+                                        {"entropy_a", false, {ffns}},
+                                        {"wardrop_gap", false, {ffns}}};
+    result.push_back({"fusion", std::move(fusion)});
+    result.push_back({"experts",
+                      {{"share", false, {ffns, n}},
+                       {"difference_ratio", false, {ffns}},
+                       {"difference_cosine", false, {ffns}},
+                       {"difference_predicted"},
+                       {"update_participation", false, {ffns}}}});
+    result.push_back({"gap", {{"loss"}, {"accuracy"}}});
   }
   return result;
 }
@@ -39,15 +62,67 @@ void MetricsLog::train(const TrainingState& state, const StepResult& result, dou
   events_.scalar("train/grad_norm", step, result.grad_norm);
   events_.scalar("train/step_time", step, step_time);
   events_.scalar("train/data_wait", step, data_wait);
-  if (state.banks.empty()) return;
-  std::vector<double> a;
+  if (!state.banks.empty()) fusion(state);
+}
+
+void MetricsLog::fusion(const TrainingState& state) {
+  std::vector<double> a, price, sum_abs, entropy, gap;
   for (const ExpertBank& bank : state.banks) {
-    for (std::size_t k = 0; k < bank.a().size(); ++k) {
-      a.push_back(bank.a()[k]);
-      events_.scalar("fusion/" + bank.name() + "/a" + std::to_string(k), step, bank.a()[k]);
-    }
+    a.insert(a.end(), bank.a().begin(), bank.a().end());
+    price.insert(price.end(), bank.prices().begin(), bank.prices().end());
+    sum_abs.push_back(sum_of_sizes(bank.a()));
+    entropy.push_back(weight_entropy(bank.a()));
+    gap.push_back(wardrop_gap(bank.priced_weights(), bank.prices()));
+    const std::string prefix = "fusion/" + bank.name() + "/";
+    for (std::size_t k = 0; k < bank.a().size(); ++k)
+      events_.scalar(prefix + "a" + std::to_string(k), state.step, bank.a()[k]);
+    events_.scalar(prefix + "entropy_a", state.step, entropy.back());
+    events_.scalar(prefix + "wardrop_gap", state.step, gap.back());
   }
-  file_.append("fusion", step, {{"a", std::move(a)}});
+  file_.append("fusion", state.step,
+               {{"a", std::move(a)},
+                {"price", std::move(price)},
+                {"sum_abs_a", std::move(sum_abs)},
+                {"entropy_a", std::move(entropy)},
+                {"wardrop_gap", std::move(gap)}});
+}
+
+void MetricsLog::experts(const TrainingState& state) {
+  std::vector<double> share, size, cosine, participation;
+  for (const ExpertBank& bank : state.banks) {
+    const ExpertGeometry geometry = measure_geometry(bank, state.decay_product);
+    share.insert(share.end(), geometry.shares.begin(), geometry.shares.end());
+    size.push_back(geometry.difference_ratio);
+    cosine.push_back(geometry.difference_cosine);
+    participation.push_back(geometry.update_participation);
+    const std::string prefix = "experts/" + bank.name() + "/";
+    events_.scalar(prefix + "difference_ratio", state.step, size.back());
+    events_.scalar(prefix + "difference_cosine", state.step, cosine.back());
+    events_.scalar(prefix + "update_participation", state.step, participation.back());
+  }
+  file_.append("experts", state.step,
+               {{"share", std::move(share)},
+                {"difference_ratio", std::move(size)},
+                {"difference_cosine", std::move(cosine)},
+                {"difference_predicted", {state.decay_product}},
+                {"update_participation", std::move(participation)}});
+}
+
+void MetricsLog::collapse_gap(std::int64_t step, const Evaluation& collapsed, const Evaluation& training) {
+  const double loss = collapsed.loss - training.loss, accuracy = collapsed.accuracy - training.accuracy;
+  file_.append("gap", step, {{"loss", {loss}}, {"accuracy", {accuracy}}});
+  events_.scalar("gap/loss", step, loss);
+  events_.scalar("gap/accuracy", step, accuracy);
+}
+
+void MetricsLog::cost(std::int64_t step, const TrainingCost& cost, double samples_per_second) {
+  file_.append("cost", step,
+               {{"flops_per_sample", {cost.flops_per_sample}},
+                {"parameters_training", {cost.parameters_training}},
+                {"parameters_deployed", {cost.parameters_deployed}},
+                {"state_bytes", {cost.state_bytes}},
+                {"peak_memory", {peak_memory()}},
+                {"samples_per_second", {samples_per_second}}});
 }
 
 void MetricsLog::evaluation(const std::string& group, std::int64_t step, const Evaluation& result) {

@@ -7,6 +7,7 @@
 
 #include "io/metrics_file.h"
 #include "io/tensorboard.h"
+#include "train/cost.h"
 #include "train/evaluation.h"
 #include "train/step.h"
 
@@ -19,12 +20,20 @@ class MetricsLog {
              std::int64_t resumed_at);
   // /train and, with banks, /fusion. Times in seconds; they alone differ between a run and its resumed twin.
   void train(const TrainingState& state, const StepResult& result, double step_time, double data_wait);
-  // `group`: eval (the test set), validation, ema (the weight average on the test set).
+  // `group`: eval (the test set), validation, ema and ema_validation (the weight average on
+  // either).
   void evaluation(const std::string& group, std::int64_t step, const Evaluation& result);
+  // /gap: loss and accuracy of the collapsed model minus those of training's forward pass, on the test set.
+  void collapse_gap(std::int64_t step, const Evaluation& collapsed, const Evaluation& training);
+  // /experts: what the experts have done so far, from their weights (fusion/expert_statistics.h).
+  void experts(const TrainingState& state);
+  // /cost: what a sample and the run cost (train/cost.h), and what was measured so far.
+  void cost(std::int64_t step, const TrainingCost& cost, double samples_per_second);
   // Makes all rows so far visible to readers, also after a kill.
   void flush();
 
  private:
+  void fusion(const TrainingState& state);
   MetricsFile file_;
   EventFile events_;
 };

@@ -36,6 +36,7 @@ LoadedModel from_export(const fs::path& path) {
   loaded.std = timm.std;
   check_size(path / "model.safetensors", loaded.config.vit);
   loaded.model = make_model(loaded.config, 0);
+  loaded.model->eval();
   load_weights(path / "model.safetensors", *loaded.model);
   loaded.what = "last";
   loaded.origin = path;
@@ -61,6 +62,7 @@ LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
   loaded.what = what;
   loaded.origin = path;
   loaded.model = make_model(loaded.config, 0);
+  loaded.model->eval();
   if (what == "ema" && !fs::exists(path / "ema.safetensors"))
     throw CheckpointError(fmt::format("{}: holds no weight average (train.ema was off)", path.string()));
   load_weights(path / (what == "ema" ? "ema.safetensors" : "model.safetensors"), *loaded.model);
@@ -76,9 +78,7 @@ LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
 
 void load_weights(const fs::path& file, Model& model) {
   const at::NoGradGuard no_grad;
-  NamedTensors parameters;
-  for (const auto& item : model.named_parameters()) parameters.emplace_back(item.key(), item.value());
-  read_exactly(file.string(), parameters);
+  read_exactly(file.string(), model_tensors(model));
 }
 
 LoadedModel load_model(const fs::path& path, const std::string& what) {

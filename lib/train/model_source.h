@@ -11,7 +11,7 @@
 namespace exfusion {
 
 struct LoadedModel {
-  std::shared_ptr<Model> model;
+  std::shared_ptr<Model> model;  // in evaluation mode
   ModelConfig config;
   std::vector<double> mean, std;  // of the pixels, per channel
   std::optional<RunConfig> run;   // absent for an exported folder
@@ -26,8 +26,8 @@ struct LoadedModel {
 // model, so there `best` is refused. Throws CheckpointError, FormatError.
 LoadedModel load_model(const std::filesystem::path& path, const std::string& what);
 
-// Copies the tensors of a safetensors file into the model: every parameter must be there with its shape, and
-// nothing else.
+// Copies the tensors of a safetensors file into the model: every parameter and buffer must be there with its
+// shape, and nothing else.
 void load_weights(const std::filesystem::path& file, Model& model);
 
 }  // namespace exfusion

@@ -1,11 +1,14 @@
 #include "train/run_config.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/recipe.h"
+#include "nn/layer_selection.h"
 
 namespace exfusion {
 namespace {
@@ -53,6 +56,37 @@ std::string parse_name(Section& root) {
   return name;
 }
 
+// What only the model and the training beside it can tell about the fusion section.
+void check_fusion(Section& root, const RunConfig& config) {
+  Section section = root.child("fusion");
+  const std::string problem = layer_selection_problem(config.fusion->layers, config.model.vit.depth);
+  if (!problem.empty()) section.problem("layers", "fusion." + problem);
+  if (config.fusion->weights == "memory" && config.fusion->forward != "memory" &&
+      config.train.micro_batch != config.train.global_batch)
+    section.problem("forward",
+                    fmt::format("forward: {} needs the routing of the whole global batch before the FFN "
+                                "runs, so train.micro_batch must be train.global_batch",
+                                config.fusion->forward));
+}
+
+// Where the weights come from: fusion.from was read with its section.
+void parse_start(Section& root, RunConfig& config, const std::string& upcycled_from) {
+  config.init_from = root.optional_string("init_from").value_or("");
+  const bool upcycled = !upcycled_from.empty();
+  if (upcycled && !config.init_from.empty())
+    root.problem("init_from", "init_from and fusion.from both say where to start: give one of them");
+  if (config.fusion && !upcycled && !config.init_from.empty())
+    root.problem(
+        "init_from",
+        "fused FFNs start from experts, not from init_from: give fusion.from instead, or control: dense");
+  if (upcycled || !config.init_from.empty())
+    config.init_skip = root.words("init_skip", {});
+  else
+    root.without_effect("init_skip", "init_skip belongs to init_from or fusion.from");
+  // A control of an upcycled recipe goes on from the same dense model.
+  if (upcycled && !config.fusion) config.init_from = upcycled_from;
+}
+
 }  // namespace
 
 RunConfig parse_run(Recipe& recipe) {
@@ -66,13 +100,17 @@ RunConfig parse_run(Recipe& recipe) {
   config.train = parse_train(root.child("train"));
   config.optim = AdamWConfig::parse(root.child("optim"));
   config.checkpoint = parse_checkpoint(root.child("checkpoint"));
-  if (config.fusion) {
-    try {
-      fused_layers(*config.fusion, config.model.vit.depth);
-    } catch (const RecipeError& error) {
-      root.child("fusion").problem("layers", error.what());
-    }
-  }
+  if (config.fusion) check_fusion(root, config);
+  const bool fused_recipe = config.fusion.has_value();
+  const std::string upcycled_from = config.fusion ? config.fusion->from : "";
+  config.control = parse_control(root, config.fusion, config.optim);
+  parse_start(root, config, upcycled_from);
+  if (fused_recipe && config.model.vit.ffn.name != "dense" && config.control.name != "dense")
+    root.child("model").child("ffn").problem(
+        "name",
+        fmt::format("model.ffn.name: {} keeps its experts inside the model, fusion makes dense FFNs into "
+                    "experts: set fusion: none, or control: dense beside a fused recipe",
+                    config.model.vit.ffn.name));
   recipe.finish();
   return config;
 }

@@ -9,6 +9,7 @@
 #include "fusion/fusion_config.h"
 #include "models/model.h"
 #include "optim/adamw.h"
+#include "train/control.h"
 
 namespace exfusion {
 
@@ -40,6 +41,9 @@ struct RunConfig {
   std::uint64_t seed = 0;
   ModelConfig model;
   std::optional<FusionConfig> fusion;  // absent: dense training
+  ControlConfig control;
+  std::string init_from;               // a dense model whose weights the run starts from; "": fresh ones
+  std::vector<std::string> init_skip;  // tensors, or prefixes ending in '.', that may differ from that model
   DataConfig data;
   TrainConfig train;
   AdamWConfig optim;

@@ -8,8 +8,10 @@
 
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
+#include "nn/layer_selection.h"
 #include "optim/reduction.h"
 #include "train/precision.h"
+#include "train/start_weights.h"
 
 namespace exfusion {
 namespace {
@@ -29,12 +31,24 @@ std::vector<ParameterSlot> order_parameters(const Model& model, const std::vecto
   return decayed;
 }
 
+// The losses that the FFNs add (a mixture's balance, say), each a mean over the micro-batch.
+at::Tensor auxiliary_losses(const TrainingState& state) {
+  at::Tensor sum;
+  for (const auto& ffn : state.feed_forwards) {
+    const at::Tensor loss = ffn->auxiliary_loss();
+    if (loss.defined()) sum = sum.defined() ? sum + loss : loss;
+  }
+  return sum;
+}
+
 // Adds the gradients of one micro-batch; returns the sum of its losses over the global batch size.
 double accumulate(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
                   std::int64_t count) {
   const std::span<const std::int64_t> samples(batch.samples.data() + first, static_cast<std::size_t>(count));
   const at::Tensor drop_path =
       drop_path_factors(state.model->drop_path_rates(), config.seed, batch.epoch, samples);
+  for (const auto& ffn : state.feed_forwards)
+    ffn->begin_pass({config.seed, state.step, first / config.train.micro_batch});
   at::Tensor loss;
   {
     PrecisionScope precision(config.train.precision);
@@ -43,32 +57,47 @@ double accumulate(const RunConfig& config, TrainingState& state, const Batch& ba
                                   at::Reduction::Sum) /
            static_cast<double>(batch.images.size(0));
   }
-  loss.backward();
+  const at::Tensor auxiliary = auxiliary_losses(state);
+  if (auxiliary.defined()) {
+    const double share = static_cast<double>(count) / static_cast<double>(batch.images.size(0));
+    (loss + auxiliary.to(at::kFloat) * share).backward();
+  } else {
+    loss.backward();
+  }
   return loss.item<double>();
 }
 
 }  // namespace
 
-TrainingState make_training_state(const RunConfig& config) {
+TrainingState make_training_state(const RunConfig& config, bool load_source) {
   TrainingState state;
   state.model = make_model(config.model, config.seed);
+  scale_initial_values(config.control, *state.model);
+  if (load_source) load_start_weights(config, *state.model);
   const std::vector<NamedFfn> ffns = find_ffns(*state.model);
   std::vector<std::string> fused;
   if (config.fusion) {
-    const std::vector<bool> layers = fused_layers(*config.fusion, static_cast<std::int64_t>(ffns.size()));
+    const std::vector<bool> layers =
+        select_layers(config.fusion->layers, static_cast<std::int64_t>(ffns.size()));
     for (std::size_t i = 0; i < ffns.size(); ++i) {
       if (layers[i]) fused.push_back(ffns[i].name);
     }
   }
-  state.parameters = std::make_unique<FlatParameters>(order_parameters(*state.model, fused));
+  std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
+  scale_learning_rates(config.control, *state.model, slots);
+  state.parameters = std::make_unique<FlatParameters>(std::move(slots));
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {
     const auto ffn =
         std::find_if(ffns.begin(), ffns.end(), [&](const NamedFfn& f) { return f.name == fused[i]; });
-    state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i],
-                             ffn - ffns.begin(), config.seed);
+    ExpertBank& bank =
+        state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i],
+                                 ffn - ffns.begin(), config.seed);
+    if (bank.needs_input()) ffn->ffn->watch_input([&bank](const at::Tensor& x) { bank.see_input(x); });
   }
+  if (load_source) load_stored_experts(config, state.banks);
+  state.feed_forwards = find_feed_forwards(*state.model);
   if (config.train.ema > 0.0) state.ema = std::make_unique<WeightEma>(*state.parameters, config.train.ema);
   return state;
 }
@@ -81,6 +110,7 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
 
   state.parameters->zero_gradients();
   const std::int64_t samples = batch.images.size(0);
+  for (ExpertBank& bank : state.banks) bank.begin_step(state.step, samples);
   for (std::int64_t first = 0; first < samples; first += config.train.micro_batch)
     result.loss +=
         accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
@@ -92,10 +122,12 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
     ++state.skipped;
     ++state.skipped_in_row;
     result.skipped = true;
+    for (ExpertBank& bank : state.banks) bank.abandon_step();
     return result;
   }
   state.skipped_in_row = 0;
   ++state.updates;
+  state.decay_product *= 1.0 - result.lr * optim.weight_decay;
   const double clip = config.train.clip;
   const auto scale = static_cast<float>(clip > 0.0 ? std::min(1.0, clip / (result.grad_norm + 1e-6)) : 1.0);
 
@@ -107,6 +139,8 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
         schedule_factor(fusion.schedule.value_or(optim.schedule), batch.step, total, steps_per_epoch);
     for (ExpertBank& bank : state.banks) bank.update(optim, result.lr, weights_lr, state.updates, scale);
   }
+  const double progress = std::min(1.0, static_cast<double>(state.step) / static_cast<double>(total));
+  for (const auto& ffn : state.feed_forwards) ffn->after_update(progress);
   if (state.ema) state.ema->update();
   return result;
 }

@@ -1,6 +1,7 @@
 // One optimizer step: what changes from step to step, and how.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,18 +21,21 @@ struct TrainingState {
   std::shared_ptr<Model> model;
   std::unique_ptr<FlatParameters> parameters;  // dense parameters first, then the fused FFNs
   std::unique_ptr<DenseAdamW> dense;           // of the parameters outside the banks
-  std::vector<ExpertBank> banks;
+  std::deque<ExpertBank> banks;                // a deque: FFNs hold on to their bank's address
+  std::vector<std::shared_ptr<FeedForward>> feed_forwards;
   std::unique_ptr<WeightEma> ema;  // null: off
   std::int64_t step = 0;           // finished steps, skipped ones among them
   std::int64_t updates = 0;        // steps that updated: AdamW's bias correction counts these
   std::int64_t skipped = 0, skipped_in_row = 0;
+  double decay_product = 1.0;  // of 1 - lr weight_decay over all updates: what decay alone leaves of a weight
 };
 
-// Builds the model, its flat buffers, the banks and the optimizer from the recipe.
-TrainingState make_training_state(const RunConfig& config);
+// Builds the model, its flat buffers, the banks and the optimizer from the recipe. Without `load_source`,
+// what init_from or fusion.from names is not read: a checkpoint is about to replace all of it.
+TrainingState make_training_state(const RunConfig& config, bool load_source = true);
 
 struct StepResult {
-  double loss = 0.0;       // mean over the global batch
+  double loss = 0.0;       // mean cross entropy over the global batch (without the FFNs' auxiliary losses)
   double grad_norm = 0.0;  // over all dense parameters, the fused gradients among them, before clipping
   double lr = 0.0;
   bool skipped = false;  // non-finite: nothing was changed

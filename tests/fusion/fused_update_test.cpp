@@ -61,6 +61,25 @@ TEST(FusedUpdate, HasTheSameBitsForAnyNumberOfThreads) {
   omp_set_num_threads(threads);
 }
 
+TEST(FusedUpdate, GivesThePricesOfTheExpertsBeforeTheUpdate) {
+  for (const std::int64_t size : {1, 4095, 8193, 40000}) {
+    Experts<float> experts(3, size, 4), same(3, size, 4);
+    const at::Tensor g = normal_numbers({size}, 5);
+    const std::vector<float*> w = Experts<float>::rows(experts.w), m = Experts<float>::rows(experts.m),
+                              v = Experts<float>::rows(experts.v);
+    std::vector<double> expected(3), found(3);
+    inner_products<float>(g.const_data_ptr<float>(), std::vector<const float*>(w.begin(), w.end()), size,
+                          expected);
+    const std::vector<float> a = {0.2f, 0.3f, 0.5f};
+    const auto scalars = adamw_scalars<float>(AdamWConfig(), 1e-3, 0.05, 1);
+    fused_update<float>({size, experts.fused.mutable_data_ptr<float>(), g.const_data_ptr<float>(), w, m, v},
+                        a, a, 1.0f, scalars, found);
+    EXPECT_EQ(found, expected) << size;
+    same.update(g, a, a, 1.0f, scalars);
+    EXPECT_TRUE(at::equal(experts.w, same.w) && at::equal(experts.fused, same.fused)) << size;
+  }
+}
+
 TEST(FusedUpdate, OfOneExpertIsDenseAdamWBitForBit) {
   const std::int64_t size = 33'333;
   Experts<float> fused(1, size, 5), dense(1, size, 5);

@@ -68,39 +68,34 @@ TEST(FusionRecipe, RefusesKeysWithoutEffectInOneLine) {
   EXPECT_NE(problem_of("{noise: 0.1}").find("copy_noise"), std::string::npos);
 }
 
+TEST(FusionRecipe, MemoryKeysBelongToMemoryWeights) {
+  for (const char* key : {"forward: blend", "momentum: 0.5", "router_std: 0.1", "balance: 0.1"}) {
+    EXPECT_EQ(problem_of(std::string("{weights: memory, ") + key + "}"), "");
+    EXPECT_NE(problem_of(std::string("{weights: learned, ") + key + "}").find("weights: memory"),
+              std::string::npos);
+    EXPECT_NE(problem_of(std::string("{weights: static, ") + key + "}").find("weights: memory"),
+              std::string::npos);
+  }
+  EXPECT_NE(problem_of("{weights: memory, normalize: none}").find("weights: learned"), std::string::npos);
+}
+
 TEST(FusionRecipe, RefusesWhatIsOutOfRange) {
   for (const char* text :
        {"{experts: 0}", "{experts: 65}", "{weights: dynamic}", "{temperature: 0.0}", "{init: zeros}",
-        "{layers: some}", "{layers: last:0}", "{layers: [1, 1]}", "{layers: [-1]}", "{layers: [all, 1]}",
-        "{layers: []}", "{layers: last:99999999999999999999}", "{expert: 4}"}) {
+        "{weights: memory, momentum: 1.0}", "{weights: memory, forward: both}",
+        "{weights: memory, balance: -1}", "{expert_dropout: 1.5}", "{dirichlet: -1}", "{expert: 4}"}) {
     EXPECT_NE(problem_of(text), "") << text;
   }
 }
 
 TEST(FusionRecipe, ResolvedFormLoadsAgain) {
   for (const char* text :
-       {"{}", "{weights: static}", "{normalize: none, lr: 0.1}", "{init: copy_noise, layers: last:2}"}) {
+       {"{}", "{weights: static}", "{normalize: none, lr: 0.1}", "{init: copy_noise, layers: last:2}",
+        "{weights: memory, forward: blend, lr: 0.1, dirichlet: 3}"}) {
     Recipe recipe = Recipe::parse(text, "test.yaml");
     FusionConfig::parse(recipe.root());
     EXPECT_EQ(problem_of(recipe.resolved()), "") << recipe.resolved();
   }
-}
-
-std::vector<bool> layers(const std::vector<std::string>& words, std::int64_t count) {
-  FusionConfig config;
-  config.layers = words;
-  return fused_layers(config, count);
-}
-
-TEST(FusedLayers, AreChosenByWordOrNumber) {
-  EXPECT_EQ(layers({"all"}, 3), (std::vector<bool>{true, true, true}));
-  EXPECT_EQ(layers({"last:2"}, 3), (std::vector<bool>{false, true, true}));
-  EXPECT_EQ(layers({"2", "0"}, 3), (std::vector<bool>{true, false, true}));
-}
-
-TEST(FusedLayers, OutOfTheModelAreAnError) {
-  EXPECT_THROW(layers({"3"}, 3), RecipeError);
-  EXPECT_THROW(layers({"last:4"}, 3), RecipeError);
 }
 
 }  // namespace

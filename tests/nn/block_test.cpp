@@ -3,12 +3,13 @@
 #include <gtest/gtest.h>
 
 #include "module_values.h"
+#include "nn/ffn.h"
 
 namespace exfusion {
 namespace {
 
 TEST(Block, HasTimmsParametersInTimmsOrder) {
-  const Block block(8, 2, 20);
+  const Block block(8, 2, std::make_shared<Ffn>(8, 20));
   EXPECT_EQ(block.named_parameters().keys(),
             (std::vector<std::string>{"norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias",
                                       "attn.proj.weight", "attn.proj.bias", "norm2.weight", "norm2.bias",
@@ -16,14 +17,14 @@ TEST(Block, HasTimmsParametersInTimmsOrder) {
 }
 
 TEST(Block, WithBothBranchesDroppedIsTheIdentity) {
-  Block block(8, 2, 20);
+  Block block(8, 2, std::make_shared<Ffn>(8, 20));
   set_random_values(block, 1);
   const auto x = random_values({3, 4, 8}, 2);
   EXPECT_TRUE(at::equal(block.forward(x, at::zeros({3}), at::zeros({3})), x));
 }
 
 TEST(Block, WithFactorsOfOneIsTheBlockWithoutDropPath) {
-  Block block(8, 2, 20);
+  Block block(8, 2, std::make_shared<Ffn>(8, 20));
   set_random_values(block, 3);
   const auto x = random_values({3, 4, 8}, 4);
   EXPECT_LT(largest_difference(block.forward(x, at::ones({3}), at::ones({3})), block.forward(x, {}, {})),
@@ -31,7 +32,7 @@ TEST(Block, WithFactorsOfOneIsTheBlockWithoutDropPath) {
 }
 
 TEST(Block, TakesTheFirstFactorForAttentionAndTheSecondForTheFfn) {
-  Block block(8, 2, 20);
+  Block block(8, 2, std::make_shared<Ffn>(8, 20));
   set_random_values(block, 5);
   const auto x = random_values({1, 4, 8}, 6);
   const auto attention_only = block.forward(x, at::ones({1}), at::zeros({1}));

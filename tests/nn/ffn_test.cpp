@@ -45,7 +45,8 @@ TEST(Ffn, ParametersInOrderAreThoseOfTheNames) {
 TEST(FindFfns, NamesThemInTheOrderOfTheForwardPass) {
   torch::nn::Module model;
   const auto blocks = model.register_module("blocks", std::make_shared<torch::nn::Module>());
-  for (int i = 0; i < 11; ++i) blocks->register_module(std::to_string(i), std::make_shared<Block>(4, 2, 8));
+  for (int i = 0; i < 11; ++i)
+    blocks->register_module(std::to_string(i), std::make_shared<Block>(4, 2, std::make_shared<Ffn>(4, 8)));
   const auto ffns = find_ffns(model);
   ASSERT_EQ(ffns.size(), 11U);
   EXPECT_EQ(ffns[2].name, "blocks.2.mlp");

@@ -114,6 +114,27 @@ TEST(AdamW, HasTheBitsOfItsElementFunctionForAnyThreadsAndInstructionSet) {
   omp_set_num_threads(threads);
 }
 
+// A slot's factor: learning rate times it, weight decay over it.
+TEST(DenseAdamW, ScalesTheLearningRateOfASlot) {
+  const AdamWConfig config = config_with(1e-2, 0.1, 1e-8);
+  const auto trained = [](const AdamWConfig& how, double lr_scale, double lr) {
+    std::vector<ParameterSlot> slots(1);
+    slots[0] = {.name = "w", .parameter = numbers(100, 1, at::kFloat).requires_grad_(), .decay = true};
+    slots[0].lr_scale = lr_scale;
+    FlatParameters flat(slots);
+    DenseAdamW optimizer(flat, 0, 1);
+    for (int t = 1; t <= 3; ++t) {
+      flat.gradients().narrow(0, 0, 100).copy_(numbers(100, 10 + static_cast<std::uint64_t>(t), at::kFloat));
+      optimizer.step(how, lr, t, 1.0f);
+    }
+    return flat.values().clone();
+  };
+  AdamWConfig scaled = config;
+  scaled.weight_decay = config.weight_decay / 2.5;
+  EXPECT_TRUE(at::equal(trained(config, 2.5, 1e-2), trained(scaled, 1.0, 2.5e-2)));
+  EXPECT_FALSE(at::equal(trained(config, 2.5, 1e-2), trained(config, 1.0, 1e-2)));
+}
+
 AdamWConfig parse(const std::string& text) {
   Recipe recipe = Recipe::parse(text, "test.yaml");
   const AdamWConfig config = AdamWConfig::parse(recipe.root());

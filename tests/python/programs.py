@@ -26,7 +26,7 @@ optim: {lr: 0.01, schedule: {name: cosine, warmup_steps: 2}}
 checkpoint: {every_steps: 2, every_epochs: 0, keep: 2}
 """
 
-TIMES = {"step_time", "data_wait", "seconds"}  # columns of metrics.h5 that differ between a run and its twin
+TIMES = {"step_time", "data_wait", "seconds", "peak_memory", "samples_per_second"}  # columns of metrics.h5 that differ between a run and its twin
 
 
 def write_recipe(folder, text=RECIPE):
@@ -111,7 +111,7 @@ def refused(done, *words, code=2):
     assert done.returncode == code, f"exit code {done.returncode}: {done.stderr}"
     assert done.stdout == "", done.stdout
     lines = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert lines and all(re.match(r"exfusion-(train|eval|export): \S", line) for line in lines), done.stderr
+    assert lines and all(re.match(r"exfusion-(train|eval|export|upcycle|compare): \S", line) for line in lines), done.stderr
     for word in words:
         assert any(word in line for line in lines), f"'{word}' is not in {lines}"
     return lines

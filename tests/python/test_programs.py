@@ -12,7 +12,7 @@ import pytest
 from programs import (RECIPE, call, checkpoints, crc32, finished, recipe, refused, rows, settings, state, tensors,
                       write_recipe)
 
-PROGRAMS = ("train", "eval", "export")
+PROGRAMS = ("train", "eval", "export", "upcycle", "compare")
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -34,7 +34,7 @@ def test_no_arguments_point_to_the_help(call, program):
 
 def test_list_names_every_choice(call):
     words = call("train", "--list", check=True).stdout.split()
-    for word in ("vit", "fashion_mnist", "idx", "hdf5", "synthetic", "cosine", "linear", "constant", "wsd", "static", "learned"):
+    for word in ("vit", "fashion_mnist", "idx", "hdf5", "synthetic", "cosine", "linear", "constant", "wsd", "static", "learned", "memory", "topk", "smear", "ewa", "dense_gain"):
         assert word in words
 
 

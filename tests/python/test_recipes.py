@@ -17,6 +17,18 @@ FUSIONS = [
     {"weights": "static"},
     {"weights": "learned", "init": "copy_noise"},
     {"weights": "learned", "normalize": "none", "lr": 0.125},
+    {"weights": "memory", "init": "drop"},
+    {"weights": "memory", "from": "runs/dense", "init": "copy"},
+]
+# Keys that decide which others are asked for.
+CHOICES = ("fusion.weights", "fusion.normalize", "fusion.init", "model.ffn.name", "control")
+# Parts of a recipe that ask for keys of their own.
+PARTS = [
+    {"fusion": {}, "control": "dense_lr_scaled", "control_from": "runs/fused"},
+    {"init_from": "runs/dense"},
+    {"model": {"ffn": {"name": "topk"}}},
+    {"model": {"ffn": {"name": "smear"}}},
+    {"model": {"ffn": {"name": "ewa"}}},
 ]
 
 
@@ -100,7 +112,7 @@ def variants(reference, resolve):
     """[(recipe, what the program makes of it)] such that together they ask for every key."""
     data_sets, schedules = (quoted(reference[key]["type and range"]) for key in ("data.name", "optim.schedule.name"))
     recipes = [merged(BASE, {"data": {"name": name}}) for name in data_sets]
-    recipes += [merged(BASE, {"fusion": fusion}) for fusion in FUSIONS]
+    recipes += [merged(BASE, {"fusion": fusion}) for fusion in FUSIONS] + [merged(BASE, part) for part in PARTS]
     recipes += [merged(BASE, {"fusion": {"schedule": {"name": name}}, "optim": {"schedule": {"name": name}}}) for name in schedules]
     recipes.append(merged(BASE, {"train": {"epochs": 3}, "optim": {"schedule": {"warmup_steps": 5}},
                                  "fusion": {"schedule": {"warmup_steps": 6}}}))
@@ -139,7 +151,7 @@ def test_the_defaults_are_those_of_the_program(reference, variants):
 
 
 def test_the_sizes_preset_what_the_table_says(repo, resolve):
-    (rows,) = [rows for _, rows in tables((repo / "docs/recipes.md").read_text()) if "key" not in rows[0]]
+    (rows,) = [rows for _, rows in tables((repo / "docs/recipes.md").read_text()) if "size" in rows[0]]
     assert len(rows) == 4
     for row in rows:
         resolved = resolve({**BASE, "model": {"arch": "vit", "size": quoted(row["size"])[0]}})
@@ -152,12 +164,18 @@ def complaints(run, bin_dir, tmp_path_factory):
     """complaints({key: wrong value}): {key: what must be there instead, in the program's words}"""
     file = tmp_path_factory.mktemp("wrong") / "recipe.yaml"
     wsd = {"schedule": {"name": "wsd"}}
-    file.write_text(yaml.safe_dump(merged(BASE, {"fusion": {"init": "copy_noise", **wsd}, "optim": wsd})))  # has every key
+    # Together they ask for every key; each is asked for those that it has, and other keys are refused for another reason.
+    recipes = [{"fusion": {"init": "copy_noise", **wsd}, "optim": wsd}, {"fusion": {"weights": "memory", "init": "drop", **wsd}}, *PARTS]
 
     def said(wrong):
         messages = {}
-        for absent in ("warmup_steps", "warmup_epochs"):  # of these two a recipe may have one
-            sets = [f"--set={key}={value}" for key, value in wrong.items() if not key.endswith(absent)]
+        choices = ("warmup_steps", "warmup_epochs"), ((), CHOICES)  # of the two warm-ups a recipe may have one
+        for part, absent, kept in itertools.product(recipes, *choices):
+            file.write_text(yaml.safe_dump(merged(BASE, part)))
+            sets = [f"--set={key}={value}" for key, value in wrong.items()
+                    if not key.endswith(absent) and key not in kept]
+            if not sets:
+                continue
             done = run([bin_dir / "exfusion-train", file, "--print-recipe", *sets])
             assert done.returncode == 2, done.stderr
             messages |= dict(re.findall(r": (\S+) must be (.*), got ", done.stderr))
@@ -192,7 +210,7 @@ def test_whole_numbers_are_those_that_the_tables_call_integers(reference, compla
 
 
 def test_the_words_are_those_of_the_program(reference, complaints):
-    words = {key: text for key, text in keys_of(reference, "`").items() if key != "fusion.layers"}
+    words = {key: text for key, text in keys_of(reference, "`").items() if not key.endswith(".layers")}
     said = complaints(dict.fromkeys(words, "xyzzy"))
     assert {key: said[key] for key in words} == {key: f"one of {{{', '.join(quoted(text))}}}" for key, text in words.items()}
 

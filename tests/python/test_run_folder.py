@@ -66,13 +66,20 @@ def test_with_json_stdout_is_one_object(finished):
 
 def test_metrics_have_a_row_per_step_and_per_evaluation(finished):
     found = rows(finished[0])
-    assert set(found) == {"train/step", "train/loss", "train/lr", "train/grad_norm", "train/skipped", "fusion/step", "fusion/a",
-                          *(f"{group}/{column}" for group in ("eval", "validation", "ema")
-                            for column in ("step", "loss", "accuracy"))}
-    assert list(found["train/step"]) == list(found["fusion/step"]) == [1, 2, 3, 4, 5, 6]
-    for group in ("eval", "validation", "ema"):
-        assert list(found[f"{group}/step"]) == [3, 6]
-    assert found["fusion/a"].shape == (6, 2, 3)
+    columns = {"train": "loss lr grad_norm skipped", "fusion": "a price sum_abs_a entropy_a wardrop_gap",
+               "experts": "share difference_ratio difference_cosine difference_predicted update_participation",
+               "gap": "loss accuracy", "cost": "flops_per_sample parameters_training parameters_deployed state_bytes",
+               **dict.fromkeys(("eval", "validation", "ema", "ema_validation"), "loss accuracy")}
+    assert set(found) == {f"{group}/{column}" for group, names in columns.items() for column in ("step", *names.split())}
+    for group in columns:
+        assert list(found[f"{group}/step"]) == ([1, 2, 3, 4, 5, 6] if group in ("train", "fusion") else [3, 6]), group
+    assert found["fusion/a"].shape == found["fusion/price"].shape == (6, 2, 3)
+    a, price = found["fusion/a"], found["fusion/price"]
+    before = numpy.concatenate([numpy.full((1, 2, 3), 1 / 3), a[:-1]])  # the weights of the forward pass
+    gap = (before * price).sum(2) - price.min(2)
+    assert numpy.allclose(found["fusion/wardrop_gap"], gap, rtol=1e-5, atol=1e-9) and (gap >= 0).all()
+    assert numpy.allclose(found["fusion/entropy_a"], -(a * numpy.log(a)).sum(2), rtol=1e-6)
+    assert numpy.allclose(found["experts/share"].sum(2), 1) and (found["gap/loss"] == 0).all()
     last = tensors(finished[0] / "checkpoints/latest/experts.safetensors")
     assert numpy.array_equal(found["fusion/a"][-1].astype("f4"), [last[f"blocks.{i}.mlp.a"] for i in range(2)])
     assert numpy.isfinite(found["train/loss"]).all() and len(set(found["train/loss"])) == 6
@@ -87,7 +94,7 @@ def test_tensorboard_shows_the_same_scalars(finished):
         steps, values = zip(*found[tag])
         assert list(steps) == list(expected[f"{tag.split('/')[0]}/step"]) and numpy.allclose(values, expected[tag], rtol=1e-6)
     assert len(found["train/step_time"]) == len(found["train/data_wait"]) == 6
-    assert sum(tag.startswith("fusion/") for tag in found) == 2 * 3
+    assert sum(tag.startswith("fusion/") for tag in found) == 2 * (3 + 2)  # of each FFN: a of 3 experts, entropy and Wardrop gap
 
 
 def test_the_best_checkpoint_is_chosen_by_validation(finished):

@@ -28,8 +28,13 @@ CheckpointInfo info_of(const TinyRun& run) {
 }
 
 std::vector<std::string> kinds() {
-  return {"none", "{experts: 3, weights: static}", "{experts: 3, weights: learned}",
-          "{experts: 2, weights: learned, normalize: none, layers: [1]}"};
+  return {"none",
+          "{experts: 3, weights: static}",
+          "{experts: 3, weights: learned}",
+          "{experts: 2, weights: learned, normalize: none, layers: [1]}",
+          "{experts: 3, weights: memory, momentum: 0.8, router_std: 0.5}",
+          "{experts: 3, weights: memory, forward: memory, dirichlet: 2.0, layers: last:1}",
+          "{experts: 2, weights: static, expert_dropout: 0.5}"};
 }
 
 TEST(Checkpoint, RestoresEveryBitAndTheStepsThatFollow) {
@@ -52,6 +57,23 @@ TEST(Checkpoint, RestoresEveryBitAndTheStepsThatFollow) {
     EXPECT_EQ(restored.state.skipped_in_row, 1);
     for (std::size_t i = 0; i < run.state.banks.size(); ++i)
       EXPECT_EQ(restored.state.banks[i].a(), run.state.banks[i].a());
+    run.steps(3);
+    restored.steps(3);
+    expect_equal_bits(snapshot(restored.state), snapshot(run.state));
+  }
+}
+
+// These two take the global batch in one piece.
+TEST(Checkpoint, RestoresWeightsThatDependOnTheInput) {
+  for (const std::string forward : {"blend", "routed"}) {
+    const TestFolder folder;
+    const std::vector<std::string> sets = {"fusion={experts: 3, weights: memory, forward: " + forward +
+                                               ", router_std: 0.5, expert_dropout: 0.3}",
+                                           "train.micro_batch=32"};
+    TinyRun run(sets), restored(sets);
+    run.steps(3);
+    save_checkpoint(folder.path(), run.state, info_of(run));
+    load_checkpoint(folder / "step-00000003", restored.state);
     run.steps(3);
     restored.steps(3);
     expect_equal_bits(snapshot(restored.state), snapshot(run.state));

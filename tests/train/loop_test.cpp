@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "finished_run.h"
+#include "io/metrics_reader.h"
 #include "train/checkpoint.h"
+#include "train/evaluation.h"
 #include "train/plan.h"
 
 namespace exfusion {
@@ -122,6 +124,48 @@ TEST_F(RunTraining, ResumingNeedsTheSameDataAndALengthNotYetPassed) {
 }
 
 // A learning rate that sends the weights beyond fp32 at once.
+double last_of(const fs::path& run, const std::string& column, std::uint64_t width = 0) {
+  return MetricsReader((run / "metrics.h5").string()).column(column, width).value().back();
+}
+
+// With forward: memory and no noise training runs on the collapsed model: bit for bit, not only by decree.
+TEST(CollapseGap, IsZeroForMemoryAndMeasuredForRouted) {
+  log_set_quiet(true);
+  const TestFolder folder;
+  for (const std::string forward : {"memory", "routed"}) {
+    const std::vector<std::string> sets = {
+        "fusion={experts: 3, weights: memory, router_std: 3, forward: " + forward + "}",
+        "train.micro_batch=32"};
+    TinyRun run(sets);
+    run.steps(6);
+    const Dataset& test = *run.data.test;
+    const Evaluation collapsed = evaluate(*run.state.model, test, run.config.data, 4, "fp32");
+    for (ExpertBank& bank : run.state.banks) bank.begin_preview(run.state.step);
+    const Evaluation training = evaluate(*run.state.model, test, run.config.data, 4, "fp32");
+    for (ExpertBank& bank : run.state.banks) bank.end_preview();
+    if (forward == "memory") {
+      EXPECT_EQ(collapsed.loss, training.loss);
+    } else {
+      EXPECT_NE(collapsed.loss, training.loss);
+    }
+    train_run(TinyRun(sets), folder / forward);
+    EXPECT_EQ(last_of(folder / forward, "gap/loss"), collapsed.loss - training.loss);
+    EXPECT_EQ(last_of(folder / forward, "gap/accuracy"), collapsed.accuracy - training.accuracy);
+  }
+}
+
+TEST(ExpertMetrics, AreRecordedAtTheirCadence) {
+  log_set_quiet(true);
+  const TestFolder folder;
+  train_run(TinyRun({"fusion={experts: 3, weights: memory}", "train.eval_every_steps=3"}), folder / "run");
+  const MetricsReader metrics((folder / "run/metrics.h5").string());
+  EXPECT_EQ(metrics.column("fusion/entropy_a", 2).value().size(), 6u * 2u);
+  EXPECT_EQ(metrics.column("experts/update_participation", 2).value().size(), 2u * 2u);
+  EXPECT_EQ(metrics.column("cost/state_bytes").value().size(), 2u);
+  EXPECT_NEAR(last_of(folder / "run", "experts/difference_ratio", 2),
+              last_of(folder / "run", "experts/difference_predicted"), 0.01);
+}
+
 TEST_F(RunTraining, StopsAfterMaxSkippedStepsInARow) {
   const TinyRun run(
       {"optim.lr=1000", "optim.weight_decay=1000", "train={steps: 60, global_batch: 32, max_skipped: 3}"});

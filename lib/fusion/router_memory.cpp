@@ -1,0 +1,156 @@
+#include "fusion/router_memory.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "nn/init.h"
+
+namespace exfusion {
+namespace {
+
+// The router is fp32 whatever the precision of the model's matrix products.
+struct Fp32Scope {
+  Fp32Scope() : autocast_was_on(at::autocast::is_autocast_enabled(at::kCPU)) {
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+  }
+  ~Fp32Scope() { at::autocast::set_autocast_enabled(at::kCPU, autocast_was_on); }
+  at::NoGradGuard no_grad;
+  bool autocast_was_on;
+};
+
+at::Tensor tokens_of(const at::Tensor& x) {
+  return x.detach().reshape({-1, x.size(-1)}).to(at::kFloat);
+}
+
+at::Tensor probabilities(const at::Tensor& tokens, const at::Tensor& router, double temperature) {
+  return at::softmax(at::matmul(tokens, router.t()) / temperature, 1);
+}
+
+std::vector<float> floats(const at::Tensor& x) {
+  const auto* values = x.const_data_ptr<double>();
+  return {values, values + x.numel()};
+}
+
+}  // namespace
+
+RouterMemory::RouterMemory(const FusionConfig& config, std::int64_t dim, std::uint64_t seed, std::int64_t ffn)
+    : config_(config) {
+  const std::int64_t n = config.experts;
+  router_ = at::empty({n, dim});
+  fill_normal(router_, config.router_std, {seed, Draw::router_init, 0, ffn});
+  exp_avg_ = at::zeros({n, dim});
+  exp_avg_sq_ = at::zeros({n, dim});
+  gradient_ = at::zeros({n, dim});
+  memory_ = at::full({n}, 1.0 / static_cast<double>(n), at::kDouble);
+  routing_ = at::zeros({n}, at::kDouble);
+  jacobian_ = at::zeros({n, n, dim});
+  if (config.forward == "memory") last_jacobian_ = at::zeros({n, n, dim});
+}
+
+void RouterMemory::begin_step(std::int64_t samples) {
+  samples_ = samples;
+  routing_.zero_();
+  jacobian_.zero_();
+}
+
+// dr_j/dR_k = 1/(T temperature) sum_t p_tk (delta_kj - p_tj) x_t. The products p_tk p_tj are symmetric, so
+// half of them are enough, and their sum over j is sum_t p_tk x_t.
+void RouterMemory::add(const at::Tensor& x) {
+  const Fp32Scope fp32;
+  const at::Tensor tokens = tokens_of(x);
+  const at::Tensor p = probabilities(tokens, router_, config_.temperature);
+  const double share = 1.0 / static_cast<double>(samples_ * (tokens.size(0) / x.size(0)));
+  routing_.add_(p.sum(0, /*keepdim=*/false, at::kDouble), share);
+
+  const std::int64_t n = config_.experts;
+  const at::Tensor pairs = at::triu_indices(n, n, 0, at::kLong);
+  const at::Tensor products =
+      p.index_select(1, pairs[0]) * p.index_select(1, pairs[1]);  // [T, N (N + 1) / 2]
+  const at::Tensor sums = at::matmul(products.t(), tokens) * (share / config_.temperature);
+  at::Tensor both = at::empty({n, n, tokens.size(1)});
+  both.index_put_({pairs[0], pairs[1]}, sums);
+  both.index_put_({pairs[1], pairs[0]}, sums);
+  jacobian_.sub_(both);
+  jacobian_.diagonal().add_(both.sum(1).t());
+}
+
+at::Tensor RouterMemory::blended(const at::Tensor& r) const {
+  return memory_ * config_.momentum + r * (1.0 - config_.momentum);
+}
+
+std::vector<float> RouterMemory::next_memory() const {
+  return floats(blended(routing_));
+}
+
+std::vector<float> RouterMemory::weights_in_step() const {
+  return floats(config_.forward == "routed" ? routing_ : blended(routing_));
+}
+
+std::vector<float> RouterMemory::weights_for(const at::Tensor& x) const {
+  const Fp32Scope fp32;
+  const at::Tensor r =
+      probabilities(tokens_of(x), router_, config_.temperature).mean(0, /*keepdim=*/false, at::kDouble);
+  return floats(config_.forward == "routed" ? r : blended(r));
+}
+
+// dL/dr, where r enters the loss through a and through the penalty -balance H(m).
+std::vector<double> RouterMemory::loss_gradient(std::span<const double> prices) const {
+  const double through_memory = 1.0 - config_.momentum;
+  const double through_a = config_.forward == "routed" ? 1.0 : through_memory;
+  std::vector<double> gradient(prices.size());
+  const auto* m = memory_.const_data_ptr<double>();
+  const auto* r = routing_.const_data_ptr<double>();
+  for (std::size_t j = 0; j < prices.size(); ++j) {
+    const double used = config_.forward == "memory" ? m[j] : config_.momentum * m[j] + through_memory * r[j];
+    const double penalty = config_.balance * (std::log(std::max(used, 1e-30)) + 1.0);
+    gradient[j] = through_a * prices[j] + through_memory * penalty;
+  }
+  return gradient;
+}
+
+void RouterMemory::update(std::span<const double> prices, const AdamWConfig& config, double lr,
+                          std::int64_t update, float gradient_scale) {
+  const at::NoGradGuard no_grad;
+  const std::vector<double> gradient = loss_gradient(prices);
+  const at::Tensor g = at::empty({1, config_.experts, 1});
+  std::copy(gradient.begin(), gradient.end(), g.mutable_data_ptr<float>());
+  gradient_.copy_(((last_jacobian_.defined() ? last_jacobian_ : jacobian_) * g).sum(1));
+  adamw_update<float>(router_.numel(), router_.mutable_data_ptr<float>(), exp_avg_.mutable_data_ptr<float>(),
+                      exp_avg_sq_.mutable_data_ptr<float>(), gradient_.const_data_ptr<float>(),
+                      gradient_scale, adamw_scalars<float>(config, lr, config_.weight_decay, update));
+  memory_.copy_(blended(routing_));
+  if (last_jacobian_.defined()) last_jacobian_.copy_(jacobian_);
+}
+
+std::vector<float> RouterMemory::memory() const {
+  return floats(memory_);
+}
+
+NamedTensors RouterMemory::expert_state(const std::string& name) const {
+  return {{name + ".router.weight", router_}, {name + ".memory", memory_}};
+}
+
+NamedTensors RouterMemory::optimizer_state(const std::string& name) const {
+  NamedTensors state = {{"exp_avg." + name + ".router.weight", exp_avg_},
+                        {"exp_avg_sq." + name + ".router.weight", exp_avg_sq_}};
+  if (last_jacobian_.defined()) state.emplace_back(name + ".router.jacobian", last_jacobian_);
+  return state;
+}
+
+void RouterMemory::restored(const std::string& name) const {
+  double sum = 0.0;
+  for (const float m : memory()) {
+    if (!(m >= 0.0f)) sum = std::nan("");
+    sum += m;
+  }
+  if (!(std::abs(sum - 1.0) <= 1e-4))
+    throw CheckpointError("experts: " + name + ".memory must be a distribution (not negative, sum 1)");
+}
+
+}  // namespace exfusion

@@ -1,0 +1,44 @@
+#include "nn/ewa_ffn.h"
+
+#include <ATen/ATen.h>
+
+#include "nn/dispatch.h"
+#include "nn/ffn.h"
+
+namespace exfusion {
+
+EwaFfn::EwaFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden, std::int64_t ffn)
+    : share_rate_(config.share_rate),
+      ffn_(ffn),
+      experts_(register_module("experts", std::make_shared<Experts>(config.experts, dim, hidden))) {}
+
+at::Tensor EwaFfn::forward(const at::Tensor& x) {
+  if (!is_training()) return ffn_output(x, experts_->mean());
+  const at::Tensor tokens = x.reshape({-1, x.size(-1)});
+  const CounterRandom random(
+      position_.seed, Draw::token_partition, static_cast<std::uint32_t>(position_.step),
+      static_cast<std::uint32_t>(position_.micro_batch), static_cast<std::uint32_t>(ffn_));
+  const Dispatch dispatch = random_partition(tokens.size(0), experts_->size(), random);
+  const at::Tensor rows = take_rows(tokens, dispatch.order, dispatch.inverse, 1);
+  const at::Tensor outputs = experts_->forward(rows, dispatch.counts);
+  return take_rows(outputs, dispatch.inverse, dispatch.order, 1).view(x.sizes());
+}
+
+void EwaFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
+  experts_->draw_parameters(seed, ffn);
+}
+
+void EwaFfn::after_update(double progress) {
+  const at::NoGradGuard no_grad;
+  const auto experts = static_cast<double>(experts_->size());
+  if (experts < 2) return;
+  // (1 - beta) W_i + beta / (N - 1) (N mean - W_i) = W_i + beta N / (N - 1) (mean - W_i)
+  const double toward_mean = share_rate_ * progress * experts / (experts - 1.0);
+  for (at::Tensor& stacked : experts_->tensors) stacked.lerp_(stacked.mean(0, true), toward_mean);
+}
+
+double EwaFfn::deployed_flops(std::int64_t tokens) const {
+  return static_cast<double>(tokens) * experts_->ffn_flops();
+}
+
+}  // namespace exfusion

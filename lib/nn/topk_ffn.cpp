@@ -1,0 +1,81 @@
+#include "nn/topk_ffn.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace exfusion {
+
+TopkFfn::TopkFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden, std::int64_t)
+    : config_(config),
+      router_(register_module("router", std::make_shared<Router>(config.experts, dim))),
+      experts_(register_module("experts", std::make_shared<Experts>(config.experts, dim, hidden))),
+      loads_(static_cast<std::size_t>(config.experts)) {
+  if (config.bias_balance > 0.0)
+    selection_bias_ = register_buffer("selection_bias", at::zeros({config.experts}));
+}
+
+at::Tensor TopkFfn::forward(const at::Tensor& x) {
+  const at::Tensor tokens = x.reshape({-1, x.size(-1)});
+  const at::Tensor logits = router_->forward(tokens),
+                   probabilities = logits.softmax(-1);  // [tokens, experts]
+  const at::Tensor scores =
+      selection_bias_.defined() ? probabilities.detach() + selection_bias_ : probabilities.detach();
+  const at::Tensor chosen =
+      std::get<1>(scores.sort(/*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(1, 0, config_.top_k);
+  at::Tensor gates = probabilities.gather(1, chosen);  // [tokens, top_k]
+  // Biases may choose experts whose probabilities are all 0 in fp32.
+  if (config_.renormalize && config_.top_k > 1) gates = gates / gates.sum(1, true).clamp_min(1e-20);
+
+  std::int64_t capacity = 0;
+  if (is_training() && config_.capacity_factor > 0.0)
+    capacity =
+        static_cast<std::int64_t>(std::ceil(config_.capacity_factor * static_cast<double>(chosen.numel()) /
+                                            static_cast<double>(config_.experts)));
+  const Dispatch dispatch = dispatch_by_expert(chosen.reshape(-1), config_.experts, capacity);
+  if (is_training()) record_pass(logits, probabilities, dispatch);
+
+  const at::Tensor rows = take_rows(tokens, dispatch.order, dispatch.inverse, config_.top_k);
+  const at::Tensor outputs =
+      take_rows(experts_->forward(rows, dispatch.counts), dispatch.inverse, dispatch.order, 1)
+          .view({-1, config_.top_k, x.size(-1)});
+  return (outputs * gates.unsqueeze(-1)).sum(1).view(x.sizes());
+}
+
+void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilities,
+                          const Dispatch& dispatch) {
+  for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
+  auxiliary_loss_.reset();
+  if (config_.balance_loss > 0.0) {
+    const at::Tensor fraction =
+        at::tensor(dispatch.loads, probabilities.options()) / static_cast<double>(dispatch.order.numel());
+    auxiliary_loss_ = config_.balance_loss * static_cast<double>(config_.experts) *
+                      (fraction * probabilities.mean(0)).sum();
+  }
+  if (config_.z_loss > 0.0) {
+    const at::Tensor z = config_.z_loss * logits.logsumexp(-1).square().mean();
+    auxiliary_loss_ = auxiliary_loss_.defined() ? auxiliary_loss_ + z : z;
+  }
+}
+
+void TopkFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
+  router_->draw_parameters(seed, ffn);
+  experts_->draw_parameters(seed, ffn);
+}
+
+void TopkFfn::begin_pass(const PassPosition& position) {
+  if (position.micro_batch == 0) loads_.assign(loads_.size(), 0);
+}
+
+void TopkFfn::after_update(double) {
+  if (!selection_bias_.defined()) return;
+  const at::Tensor loads = at::tensor(loads_, at::kDouble);
+  selection_bias_.add_((loads.mean() - loads).sign().to(at::kFloat), config_.bias_balance);
+}
+
+double TopkFfn::deployed_flops(std::int64_t tokens) const {
+  return static_cast<double>(tokens) *
+         (router_->token_flops() + static_cast<double>(config_.top_k) * experts_->ffn_flops());
+}
+
+}  // namespace exfusion

@@ -1,0 +1,121 @@
+#include "train/control.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/recipe.h"
+#include "io/metrics_reader.h"
+#include "models/model.h"
+#include "nn/ffn.h"
+#include "nn/layer_selection.h"
+
+namespace exfusion {
+namespace {
+
+// The FFNs that the fused recipe would fuse.
+std::vector<NamedFfn> controlled(const ControlConfig& control, const Model& model) {
+  const std::vector<NamedFfn> ffns = find_ffns(model);
+  const std::vector<bool> chosen = select_layers(control.layers, static_cast<std::int64_t>(ffns.size()));
+  std::vector<NamedFfn> result;
+  for (std::size_t i = 0; i < ffns.size(); ++i) {
+    if (chosen[i]) result.push_back(ffns[i]);
+  }
+  return result;
+}
+
+// [ffns] The mean of sum_k |a_k| over a run's steps.
+std::vector<double> mean_sum_of_sizes(const std::string& run, std::size_t ffns) {
+  const std::string file = (std::filesystem::path(run) / "metrics.h5").string();
+  const auto rows = MetricsReader(file).column("fusion/sum_abs_a", ffns);
+  if (!rows || rows->empty())
+    throw CheckpointError(
+        fmt::format("{}: has no rows of fusion/sum_abs_a for {} FFNs; control_from must be a "
+                    "finished run of the same fused recipe",
+                    file, ffns));
+  std::vector<double> mean(ffns, 0.0);
+  for (std::size_t i = 0; i < rows->size(); ++i)
+    mean[i % ffns] += (*rows)[i] / static_cast<double>(rows->size() / ffns);
+  return mean;
+}
+
+}  // namespace
+
+std::vector<std::string> control_names() {
+  return {"none", "dense", "dense_init_scaled", "dense_lr_scaled", "dense_lr2", "dense_gain"};
+}
+
+ControlConfig parse_control(Section& root, std::optional<FusionConfig>& fusion, AdamWConfig& optim) {
+  ControlConfig control;
+  control.name = root.one_of("control", control.name, control_names());
+  if (control.name == "dense_lr_scaled") {
+    control.from = root.get<std::string>("control_from", "");
+    if (control.from.empty())
+      root.problem("control_from",
+                   "control_from must name a finished run of the fused recipe: its weights a "
+                   "give dense_lr_scaled its factors");
+  } else {
+    root.without_effect("control_from", "control_from belongs to control: dense_lr_scaled");
+  }
+  if (control.name == "none") return control;
+  if (!fusion) {
+    root.problem("control",
+                 "control stands beside a fused recipe and takes its experts and layers from there; "
+                 "this one has no fusion");
+    return control;
+  }
+  control.experts = fusion->experts;
+  control.layers = fusion->layers;
+  const std::string from = fusion->from;
+  fusion.reset();
+  if (control.name == "dense_init_scaled" && !from.empty())
+    root.problem("control",
+                 "dense_init_scaled scales fresh initial values; with fusion.from there are none, and it "
+                 "would be identical to dense");
+  if (control.name == "dense_lr2") optim.lr *= 2.0;
+  if (control.name == "dense_gain") {
+    fusion = FusionConfig{.experts = 1, .weights = "learned", .normalize = "none"};
+    fusion->layers = control.layers;
+    fusion->from = from;
+    if (!from.empty()) fusion->init = "copy";
+  }
+  return control;
+}
+
+void scale_initial_values(const ControlConfig& control, const Model& model) {
+  if (control.name != "dense_init_scaled") return;
+  const at::NoGradGuard no_grad;
+  for (const NamedFfn& ffn : controlled(control, model)) {
+    const auto tensors = ffn.ffn->parameters_in_order();
+    for (std::size_t t : {0u, 2u}) tensors[t].mul_(1.0 / std::sqrt(static_cast<double>(control.experts)));
+  }
+}
+
+void scale_learning_rates(const ControlConfig& control, const Model& model,
+                          std::vector<ParameterSlot>& slots) {
+  if (control.name != "dense_lr_scaled") return;
+  const std::vector<NamedFfn> ffns = controlled(control, model);
+  const std::vector<double> factors = mean_sum_of_sizes(control.from, ffns.size());
+  bool all_one = true;
+  for (std::size_t i = 0; i < ffns.size(); ++i) {
+    if (!(factors[i] > 0.0))
+      throw CheckpointError(
+          fmt::format("{}: {} has the mean sum |a| {}", control.from, ffns[i].name, factors[i]));
+    log_info("control dense_lr_scaled: {}: learning rate times {:.4f}", ffns[i].name, factors[i]);
+    all_one = all_one && std::abs(factors[i] - 1.0) < 1e-5;  // what fp32 weights of a softmax sum to
+    for (ParameterSlot& slot : slots) {
+      if (slot.name.starts_with(ffns[i].name + ".")) slot.lr_scale = factors[i];
+    }
+  }
+  if (all_one)
+    throw RecipeError(
+        fmt::format("control: dense_lr_scaled is identical to dense here: sum |a| was 1 in every "
+                    "FFN throughout {}; not run",
+                    control.from));
+}
+
+}  // namespace exfusion

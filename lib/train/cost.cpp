@@ -1,0 +1,94 @@
+#include "train/cost.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+namespace exfusion {
+namespace {
+
+double bytes_of(const NamedTensors& tensors) {
+  double bytes = 0.0;
+  for (const auto& [name, tensor] : tensors) bytes += static_cast<double>(tensor.nbytes());
+  return bytes;
+}
+
+// The experts' own weights and moments are counted by their sizes; the rest of a bank's state decides a.
+double expert_values(const ExpertBank& bank) {
+  double values = 0.0;
+  for (const at::Tensor& tensor : bank.expert_tensors()) values += static_cast<double>(tensor.numel());
+  return values;
+}
+
+// Fusion's FLOPs in one step: W = sum_k a_k W_k and c_k = <G, W_k>, two for each number of an expert.
+double flops_per_step(const ExpertBank& bank) {
+  return 4.0 * expert_values(bank);
+}
+
+// The router's FLOPs for one token: its logits, and N (N + 1) / 2 products with x for the Jacobian.
+double router_flops(const ExpertBank& bank) {
+  const auto n = static_cast<double>(bank.experts());
+  const auto dim = static_cast<double>(bank.expert_tensors()[0].size(2));
+  return bank.router() ? 2.0 * n * dim + n * (n + 1.0) * dim : 0.0;
+}
+
+double deployed_parameters(const TrainingState& state) {
+  double count = 0.0;
+  for (const ParameterSlot& slot : state.parameters->slots()) count += static_cast<double>(slot.size);
+  for (const auto& ffn : state.feed_forwards) {
+    const auto dense = ffn->dense_form();
+    if (!dense) continue;
+    for (const auto& item : ffn->named_parameters()) count -= static_cast<double>(item.value().numel());
+    for (const at::Tensor& tensor : *dense) count += static_cast<double>(tensor.numel());
+  }
+  return count;
+}
+
+}  // namespace
+
+TrainingCost training_cost(const RunConfig& config, const TrainingState& state) {
+  TrainingCost cost;
+  double model = 0.0, fused = 0.0, experts = 0.0, step_flops = 0.0, token_flops = 0.0;
+  for (const ParameterSlot& slot : state.parameters->slots()) model += static_cast<double>(slot.size);
+  for (const ExpertBank& bank : state.banks) {
+    const double values = expert_values(bank);
+    experts += values;
+    fused += values / static_cast<double>(bank.experts());
+    step_flops += flops_per_step(bank);
+    token_flops += router_flops(bank);
+    // Views of every number kept: the experts' three copies, and what decides a.
+    cost.fusion_bytes += bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) - 12.0 * values;
+  }
+  const auto tokens = static_cast<double>(config.model.vit.tokens());
+  cost.flops_per_sample = 3.0 * state.model->training_flops() + tokens * token_flops +
+                          step_flops / static_cast<double>(config.train.global_batch);
+  cost.parameters_training = model - fused + experts;
+  for (const ExpertBank& bank : state.banks) {
+    if (bank.router() || (config.fusion && config.fusion->weights == "learned"))
+      cost.parameters_training +=
+          static_cast<double>(bank.router() ? bank.router()->router_gradient().numel() : bank.experts());
+  }
+  cost.parameters_deployed = deployed_parameters(state);
+  cost.state_bytes = 4.0 * (2.0 * model + 2.0 * (model - fused) + 3.0 * experts) + cost.fusion_bytes;
+  return cost;
+}
+
+std::string cost_text(const TrainingCost& cost) {
+  std::string text = fmt::format(
+      "{:.4g} MFLOP per training sample; {:.3f} M parameters in training, {:.3f} M deployed; {:.1f} MB of "
+      "weights, "
+      "gradients and moments, activations on top",
+      cost.flops_per_sample / 1e6, cost.parameters_training / 1e6, cost.parameters_deployed / 1e6,
+      cost.state_bytes / 1e6);
+  if (cost.fusion_bytes > 0.0)
+    text += fmt::format("; {:.0f} bytes of them decide the weights of the experts", cost.fusion_bytes);
+  return text;
+}
+
+double peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return 1024.0 * static_cast<double>(usage.ru_maxrss);
+}
+
+}  // namespace exfusion
