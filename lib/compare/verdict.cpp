@@ -17,7 +17,10 @@ std::string verdict(const VerdictFacts& facts) {
     return facts.tuned_alike ? "gain" : "no gain can be claimed: not tuned alike";
   if (!facts.control && facts.to_dense.high < 0.0) return "loss";
   const auto needed = seeds_needed(kSmallestEffect, facts.deviation);
-  return fmt::format("no difference shown, {} seeds would be needed for 0.3 points",
+  // What is above dense and not above the best control has the control's explanation.
+  const bool above_dense = !facts.control && facts.to_dense.low > 0.0;
+  return fmt::format("no difference shown{}, {} seeds would be needed for 0.3 points",
+                     above_dense ? " to the best control (higher than dense)" : "",
                      needed ? std::to_string(*needed) : fmt::format("more than {}", kMostSeeds));
 }
 

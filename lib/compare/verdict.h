@@ -23,7 +23,8 @@ struct VerdictFacts {
 double corrected_level(std::size_t arms);
 
 // "cannot be decided with n seeds", "gain", "loss", "no gain can be claimed: not tuned alike", "differs from
-// dense: higher" (or lower) for controls, or "no difference shown, n seeds would be needed for 0.3 points".
+// dense: higher" (or lower) for controls, or "no difference shown, n seeds would be needed for 0.3 points"
+// (with "to the best control (higher than dense)" where an arm beats dense alone).
 std::string verdict(const VerdictFacts& facts);
 
 }  // namespace exfusion

@@ -16,6 +16,7 @@
 #include "train/function_difference.h"
 #include "train/interrupt.h"
 #include "train/metrics.h"
+#include "train/plan.h"
 #include "train/progress.h"
 #include "train/step.h"
 #include "train/versions.h"
@@ -210,13 +211,8 @@ void train(Run& run, MetricsLog& metrics) {
 
 void describe(const Run& run) {
   const RunConfig& config = run.config;
-  const std::string fusion =
-      config.fusion ? fmt::format("{} of {} FFNs with {} experts each, weights {}", run.state.banks.size(),
-                                  config.model.vit.depth, config.fusion->experts, config.fusion->weights)
-                    : "dense";
-  if (config.control.name != "none") log_info("control: {}", config.control.name);
-  log_info("{}: {}, {:.2f} M parameters, {}", config.name, config.model.arch,
-           run.cost.parameters_deployed / 1e6, fusion);
+  log_info("{}: {}, {:.2f} M parameters, experts {}", config.name, config.model.arch,
+           run.cost.parameters_deployed / 1e6, experts_text(config, run.state));
   log_info("{}", cost_text(run.cost));
   log_info(
       "{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {}, {} threads",
@@ -263,6 +259,7 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
     std::filesystem::remove_all(outcome.exported);
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
     train(run, metrics);
+    log_info("peak memory of the process {:.0f} MB", peak_memory() / 1e6);
     if (!run.record.test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step
       evaluate_step(run, metrics);
       save(run, metrics);

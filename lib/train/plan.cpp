@@ -1,17 +1,51 @@
 #include "train/plan.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
+
+#include <chrono>
 
 #include "data/loader.h"
 #include "train/cost.h"
 #include "train/step.h"
 
 namespace exfusion {
+namespace {
+
+// Two real steps of the state, the second of them timed; whoever asks throws the state away.
+std::string trial_text(const RunConfig& config, TrainingState& state, const Dataset& train,
+                       std::int64_t total, std::int64_t per_epoch) {
+  const Batch batch =
+      make_batch(train, {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
+  train_step(config, state, batch, total, per_epoch);
+  const auto start = std::chrono::steady_clock::now();
+  train_step(config, state, batch, total, per_epoch);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return fmt::format(
+      "{:.0f} images/s, {:.0f} MB peak memory of the process, from two trial steps on {} threads",
+      static_cast<double>(config.train.global_batch) / seconds.count(), peak_memory() / 1e6,
+      at::get_num_threads());
+}
+
+}  // namespace
+
+std::string experts_text(const RunConfig& config, const TrainingState& state) {
+  const FfnConfig& ffn = config.model.vit.ffn;
+  std::string text = "none: dense";
+  if (config.fusion) {
+    text = fmt::format("{} of {} FFNs with {} experts each, weights {}", state.banks.size(),
+                       config.model.vit.depth, config.fusion->experts, config.fusion->weights);
+  } else if (ffn.name != "dense") {
+    text = fmt::format("inside the model: {} with {} experts", ffn.name, ffn.experts);
+  }
+  return config.control.name == "none" ? text : fmt::format("{} (control {})", text, config.control.name);
+}
 
 std::string plan_text(const RunConfig& config) {
+  if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
-  const TrainingState state = make_training_state(config);
+  TrainingState state = make_training_state(config);
   const std::int64_t per_epoch = steps_per_epoch(*data.train, config.train.global_batch);
   const std::int64_t steps = total_steps(config.train, per_epoch);
 
@@ -23,12 +57,7 @@ std::string plan_text(const RunConfig& config) {
   row("model",
       fmt::format("{}: {:.2f} M parameters deployed, {:.2f} GFLOP per image forward", config.model.arch,
                   cost.parameters_deployed / 1e6, state.model->forward_flops() / 1e9));
-  const std::string control =
-      config.control.name == "none" ? "" : fmt::format(" (control {})", config.control.name);
-  row("fusion", (config.fusion ? fmt::format("{} FFNs with {} experts each, weights {}", state.banks.size(),
-                                             config.fusion->experts, config.fusion->weights)
-                               : "none: dense training") +
-                    control);
+  row("experts", experts_text(config, state));
   row("data",
       fmt::format("{}: {} training, {} held out, {} test images", config.data.name, data.train->size(),
                   data.validation ? data.validation->size() : 0, data.test->size()));
@@ -36,6 +65,7 @@ std::string plan_text(const RunConfig& config) {
       fmt::format("{} steps of {} images ({} per epoch, micro-batches of {}), {}", steps,
                   config.train.global_batch, per_epoch, config.train.micro_batch, config.train.precision));
   row("cost", cost_text(cost));
+  row("measured", trial_text(config, state, *data.train, steps, per_epoch));
   return text;
 }
 

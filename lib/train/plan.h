@@ -2,12 +2,15 @@
 #pragma once
 #include <string>
 
-#include "train/run_config.h"
+#include "train/step.h"
 
 namespace exfusion {
 
-// Reads the data, builds the model and the banks, and describes them: sizes, steps, memory. Throws as
-// run_training does.
+// What holds experts in this run, or that nothing does.
+std::string experts_text(const RunConfig& config, const TrainingState& state);
+
+// Reads the data, builds the model and the banks, and describes them: sizes, steps, cost; speed and memory as
+// two trial steps show them. Throws as run_training does.
 std::string plan_text(const RunConfig& config);
 
 }  // namespace exfusion

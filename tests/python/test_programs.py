@@ -113,7 +113,7 @@ def test_a_printed_recipe_is_a_recipe(call, recipe, tmp_path):
 
 def test_a_dry_run_describes_the_run_and_leaves_nothing(call, recipe, tmp_path):
     text = call("train", recipe, "--dry-run", cwd=tmp_path, check=True).stdout
-    for words in ("M parameters", "2 FFNs with 3 experts", "128 training, 32 held out, 64 test", "6 steps of 32"):
+    for words in ("M parameters", "2 of 2 FFNs with 3 experts", "images/s", "MB peak memory", "128 training, 32 held out, 64 test", "6 steps of 32"):
         assert words in text
     assert os.listdir(tmp_path) == [recipe.name]
 

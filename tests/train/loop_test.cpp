@@ -176,8 +176,8 @@ TEST_F(RunTraining, StopsAfterMaxSkippedStepsInARow) {
 
 TEST(PlanText, DescribesTheRunWithoutTrainingIt) {
   const std::string text = plan_text(TinyRun(kLearned).config);
-  for (const char* part :
-       {"tiny", "3 experts", "learned", "synthetic", "96 training", "37 test", "6 steps of 32"})
+  for (const char* part : {"tiny", "3 experts", "learned", "synthetic", "96 training", "37 test",
+                           "6 steps of 32", "MFLOP", "images/s", "peak memory"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
 }
 
