@@ -66,7 +66,8 @@ void print_arms() {
 
 std::int64_t in_range(const po::variables_map& given, const char* name, std::int64_t low, std::int64_t high) {
   const auto value = given[name].as<std::int64_t>();
-  if (value < low || value > high) throw UsageError(fmt::format("--{} must be {} to {}", name, low, high));
+  if (value < low || value > high)
+    throw UsageError(fmt::format("--{} must be {} to {}, got {}", name, low, high, value));
   return value;
 }
 
@@ -82,6 +83,8 @@ ComparisonRequest read_request(const po::variables_map& given) {
   if (given.count("set")) request.sets = given["set"].as<std::vector<std::string>>();
   if (given.count("tune")) request.tune = given["tune"].as<std::string>();
   request.seeds = in_range(given, "seeds", 2, kMostComparedSeeds);
+  if (!given["tune-seeds"].defaulted() && !request.tune)
+    throw UsageError("--tune-seeds says how often each value of --tune is tried; there is no --tune");
   request.tuning_seeds = in_range(given, "tune-seeds", 1, kMostComparedSeeds);
   request.jobs = in_range(given, "jobs", 1, 1024);
   std::istringstream words(given["match"].as<std::string>());

@@ -46,6 +46,10 @@ ProgramOptions describe_options() {
 DataConfig choose_data(const po::variables_map& given, const LoadedModel& loaded) {
   DataConfig data;
   if (given.count("data")) {
+    if (!loaded.run && given["data"].as<std::string>() == "synthetic")
+      throw UsageError(
+          "--data synthetic: made-up images belong to the seed and recipe of a run: give the run or "
+          "its checkpoint, not an export");
     Recipe recipe =
         Recipe::parse("data: {}", "command line", {"data.name=" + given["data"].as<std::string>()});
     data = DataConfig::parse(recipe.root().child("data"));

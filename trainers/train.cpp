@@ -16,6 +16,7 @@
 #include "program.h"
 #include "train/loop.h"
 #include "train/plan.h"
+#include "train/start_weights.h"
 
 namespace exfusion {
 namespace {
@@ -68,20 +69,20 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
   const fs::path path = resume               ? fs::path(given["resume"].as<std::string>())
                         : given.count("out") ? fs::path(given["out"].as<std::string>())
                                              : fs::path("runs") / config.name;
+  if (given["overwrite"].as<bool>()) check_sources_are_outside(config, path);
   const RunFolder folder =
       resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
   RunOutcome outcome;
   try {
     outcome = run_training(config, resolved, folder, resume);
   } catch (const BadInput&) {  // refused before its first step: the corrected command must find the way free
-    if (!resume && fs::is_empty(folder.checkpoints())) fs::remove_all(path);
+    if (!resume && fs::is_empty(folder.checkpoints())) folder.withdraw();
     throw;
   }
   if (outcome.already_finished)
     log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
   log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy,
            config.train.precision, outcome.accuracy_fp32, outcome.best_accuracy, outcome.best_by);
-  log_info("exported to {}", outcome.exported.string());
   if (given["json"].as<bool>())
     std::cout << nlohmann::json({{"run", path.string()},
                                  {"steps", outcome.step},

@@ -113,6 +113,9 @@ Grid parse_grid(const std::string& text) {
     throw UsageError("--tune " + text + ": write KEY=VALUE,VALUE,…, for example optim.lr=5e-4,1e-3,2e-3");
   Grid grid{text.substr(0, equals), {}};
   if (grid.key == "seed") throw UsageError("--tune seed: the seeds are the comparison's");
+  if (grid.key == "data.validation")
+    throw UsageError(
+        "--tune data.validation: these images choose the values, and cannot be chosen themselves");
   std::set<double> seen;
   std::istringstream words(text.substr(equals + 1));
   for (std::string word; std::getline(words, word, ',');) {
@@ -139,6 +142,9 @@ ComparisonPlan make_plan(const ComparisonRequest& request) {
   plan.match_flops = request.match_flops;
   plan.match_time = request.match_time;
   const RunConfig config = parse_with(request.recipe, request.sets, &plan.resolved);
+  if (config.control.name != "none")
+    throw UsageError("control: " + config.control.name +
+                     ": a comparison chooses controls by its arms; leave it out");
   if (!config.fusion)
     throw UsageError(request.recipe + ": a comparison needs a fused recipe, this one has no fusion section");
   if (plan.grid && config.data.validation == 0)

@@ -95,7 +95,8 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
     const FfnTensors expert = initial_expert(config_, dense, seed, ffn, k, a_);
     for (std::size_t t = 0; t < 4; ++t) experts_[t].select(0, k).copy_(expert[t]);
   }
-  if (!keeps_source(config_)) fuse();
+  unfused_ = keeps_source(config_);
+  if (!unfused_) fuse();
 }
 
 FfnTensors ExpertBank::initial_tensors(std::int64_t k) const {
@@ -108,6 +109,7 @@ void ExpertBank::experts_loaded() {
   for (at::Tensor& tensor : start_) {
     if (tensor.defined()) tensor.fill_(std::nan(""));
   }
+  unfused_ = false;
   fuse();
 }
 
@@ -124,6 +126,22 @@ void ExpertBank::set_weights(std::vector<float> a) {
 
 void ExpertBank::fuse() {
   fuse_with(a_);
+}
+
+bool ExpertBank::holds_source() const {
+  for (std::size_t t = 0; t < 4; ++t) {
+    if (!start_[t].defined() ||
+        !at::equal(parameters_.slots()[first_slot_ + t].parameter.detach(), start_[t]))
+      return false;
+  }
+  return true;
+}
+
+// Back to the model between steps.
+void ExpertBank::collapse() {
+  if (!unfused_) return fuse();
+  for (std::size_t t = 0; t < 4; ++t)
+    parameters_.slots()[first_slot_ + t].parameter.detach().copy_(start_[t]);
 }
 
 void ExpertBank::fuse_with(const std::vector<float>& a) {
@@ -151,7 +169,7 @@ void ExpertBank::begin_step(std::int64_t step, std::int64_t samples) {
   phase_ = Phase::step;
   step_ = step;
   if (router_) router_->begin_step(samples);
-  use(a_);
+  if (!router_ || config_.forward == "memory") use(a_);  // the others are not known before the input is
 }
 
 void ExpertBank::see_input(const at::Tensor& x) {
@@ -165,7 +183,7 @@ void ExpertBank::abandon_step() {
   phase_ = Phase::collapsed;
   if (used_ == a_) return;
   used_ = a_;
-  fuse();
+  collapse();
 }
 
 bool ExpertBank::differs_in_training() const {
@@ -176,7 +194,7 @@ bool ExpertBank::differs_in_training() const {
 void ExpertBank::begin_preview(std::int64_t step) {
   phase_ = Phase::preview;
   step_ = step;
-  use(a_);
+  if (!router_ || config_.forward == "memory") use(a_);
 }
 
 void ExpertBank::end_preview() {
@@ -186,6 +204,7 @@ void ExpertBank::end_preview() {
 void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
                         float gradient_scale) {
   phase_ = Phase::collapsed;
+  unfused_ = false;
   priced_ = used_;     // of the forward pass that G belongs to
   if (z_.defined()) {  // the walk needs the next a, and that needs the prices
     compute_prices();
@@ -281,7 +300,8 @@ void ExpertBank::restored() {
     }
   }
   set_weights(std::move(a));
-  fuse();
+  unfused_ = keeps_source(config_) && holds_source();
+  if (!unfused_) fuse();
 }
 
 }  // namespace exfusion

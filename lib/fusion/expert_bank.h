@@ -75,6 +75,8 @@ class ExpertBank {
   enum class Phase { collapsed, step, preview };
   std::vector<float> collapse_weights() const;
   void set_weights(std::vector<float> a);
+  bool holds_source() const;
+  void collapse();
   void fuse_with(const std::vector<float>& a);
   void use(std::vector<float> a);
   void compute_prices();
@@ -94,6 +96,7 @@ class ExpertBank {
   std::vector<float> a_, used_, priced_;       // collapse weights; of this step's forward pass; of prices_
   std::vector<double> prices_;
   Phase phase_ = Phase::collapsed;
+  bool unfused_ = false;  // W still is the FFN it started from: no update yet (keeps_source)
   std::int64_t step_ = 0;
 };
 

@@ -22,7 +22,7 @@ void parse_training_of_weights(Section& section, FusionConfig& config) {
 }
 
 void parse_static(Section& section) {
-  const std::string why = " belongs to weights: learned; static weights are 1/N and do not train";
+  const std::string why = " belongs to weights: learned or memory; static weights are 1/N and do not train";
   for (const std::string key : {"normalize", "temperature", "lr", "weight_decay"})
     section.without_effect(key, key + why);
   if (section.has("schedule")) {
@@ -64,6 +64,8 @@ void parse_weights(Section& section, FusionConfig& config) {
   }
   config.expert_dropout = section.in_range("expert_dropout", config.expert_dropout, 0.0, 1.0);
   config.dirichlet = section.in_range("dirichlet", config.dirichlet, 0.0, 1e6);
+  if (config.experts == 1 && (config.expert_dropout > 0.0 || config.dirichlet > 0.0 || config.balance > 0.0))
+    section.problem("experts", "expert_dropout, dirichlet and balance act between experts; there is one");
 }
 
 }  // namespace

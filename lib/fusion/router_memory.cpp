@@ -99,18 +99,23 @@ std::vector<float> RouterMemory::weights_for(const at::Tensor& x) const {
   return floats(config_.forward == "routed" ? r : blended(r));
 }
 
-// dL/dr, where r enters the loss through a and through the penalty -balance H(m).
+// dL/dr, where r enters the loss through a and through the penalty -balance H(m). Its mean is taken off: r
+// sums to 1, so a constant has no effect, and prices of nearly equal experts would drown in the rounding of
+// one.
 std::vector<double> RouterMemory::loss_gradient(std::span<const double> prices) const {
   const double through_memory = 1.0 - config_.momentum;
   const double through_a = config_.forward == "routed" ? 1.0 : through_memory;
   std::vector<double> gradient(prices.size());
+  double mean = 0.0;
   const auto* m = memory_.const_data_ptr<double>();
   const auto* r = routing_.const_data_ptr<double>();
   for (std::size_t j = 0; j < prices.size(); ++j) {
     const double used = config_.forward == "memory" ? m[j] : config_.momentum * m[j] + through_memory * r[j];
     const double penalty = config_.balance * (std::log(std::max(used, 1e-30)) + 1.0);
     gradient[j] = through_a * prices[j] + through_memory * penalty;
+    mean += gradient[j] / static_cast<double>(prices.size());
   }
+  for (double& x : gradient) x -= mean;
   return gradient;
 }
 

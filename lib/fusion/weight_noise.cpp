@@ -4,15 +4,10 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "fusion/expert_statistics.h"
 
 namespace exfusion {
 namespace {
-
-double sum_of_sizes(const std::vector<float>& a) {
-  double sum = 0.0;
-  for (const float x : a) sum += std::abs(x);
-  return sum;
-}
 
 void draw_dirichlet(std::vector<float>& a, double concentration, CounterRandom& random) {
   const double sum = sum_of_sizes(a);

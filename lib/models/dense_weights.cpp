@@ -99,6 +99,14 @@ void copy_tensor(const SafetensorsFile& file, const Plan& plan, std::int64_t pre
       fmt::format("{} {} -> {}", plan.name, shown(source.sizes().vec()), shown(plan.target.sizes().vec())));
 }
 
+void check_finite(const SafetensorsFile& file, const std::vector<Plan>& plans) {
+  for (const Plan& plan : plans) {
+    if (!file.read(plan.name).isfinite().all().item<bool>())
+      throw FormatError(
+          fmt::format("{}: {} holds values that are not finite", file.path(), shown(plan.name)));
+  }
+}
+
 }  // namespace
 
 at::Tensor resize_position_embedding(const at::Tensor& embedding, std::int64_t prefix, std::int64_t grid) {
@@ -155,6 +163,7 @@ DenseWeightsReport load_dense_weights(Model& model, const std::string& path,
         fmt::format("{}: {}; a tensor (or a beginning that ends with '.') named in init_skip is "
                     "left out",
                     path, fmt::join(problems, "; ")));
+  check_finite(file, plans);
   for (const Plan& plan : plans) copy_tensor(file, plan, prefix, report);
   return report;
 }

@@ -33,9 +33,7 @@ class Model : public torch::nn::Module {
   virtual std::vector<double> drop_path_rates()
       const = 0;  // one per residual branch, in the order of the forward pass
   virtual bool decays(const std::string& parameter) const = 0;  // whether AdamW's weight decay applies to it
-  // Matrix-multiply FLOPs of one image's forward pass: in training, and deployed (in the dense form, where
-  // there is one).
-  virtual double training_flops() const = 0;
+  // Matrix-multiply FLOPs of one image's forward pass.
   virtual double forward_flops() const = 0;
 };
 

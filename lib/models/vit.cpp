@@ -17,13 +17,11 @@ class ViT : public Model {
   at::Tensor forward(const at::Tensor& images, const at::Tensor& drop_path) override;
   std::vector<double> drop_path_rates() const override;
   bool decays(const std::string& parameter) const override;
-  double training_flops() const override;
   double forward_flops() const override;
   void draw_parameters(std::uint64_t seed);
 
  private:
   at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
-  double flops_around_ffns() const;
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
@@ -88,7 +86,7 @@ bool ViT::decays(const std::string& parameter) const {
   return parameter.ends_with(".weight") && named_parameters()[parameter].dim() > 1;
 }
 
-double ViT::flops_around_ffns() const {
+double ViT::forward_flops() const {
   const auto d = static_cast<double>(config_.dim), tokens = static_cast<double>(config_.tokens());
   const auto patches = cls_token_.defined() ? tokens - 1 : tokens;
   const double embedding =
@@ -96,18 +94,8 @@ double ViT::flops_around_ffns() const {
   const double projections = tokens * 4 * d * d;     // qkv, proj
   const double attention = 2 * tokens * tokens * d;  // scores, weighted sum of v
   const double head = d * static_cast<double>(config_.classes);
-  return 2 * (embedding + static_cast<double>(config_.depth) * (projections + attention) + head);
-}
-
-double ViT::training_flops() const {
-  double flops = flops_around_ffns();
-  for (const auto& ffn : ffns_) flops += ffn->training_flops(config_.tokens());
-  return flops;
-}
-
-double ViT::forward_flops() const {
-  double flops = flops_around_ffns();
-  for (const auto& ffn : ffns_) flops += ffn->deployed_flops(config_.tokens());
+  double flops = 2 * (embedding + static_cast<double>(config_.depth) * (projections + attention) + head);
+  for (const auto& ffn : ffns_) flops += ffn->forward_flops(config_.tokens());
   return flops;
 }
 

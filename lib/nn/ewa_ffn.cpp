@@ -37,7 +37,7 @@ void EwaFfn::after_update(double progress) {
   for (at::Tensor& stacked : experts_->tensors) stacked.lerp_(stacked.mean(0, true), toward_mean);
 }
 
-double EwaFfn::deployed_flops(std::int64_t tokens) const {
+double EwaFfn::forward_flops(std::int64_t tokens) const {
   return static_cast<double>(tokens) * experts_->ffn_flops();
 }
 

@@ -25,8 +25,7 @@ class EwaFfn : public FeedForward {
   void begin_pass(const PassPosition& position) override { position_ = position; }
   void after_update(double progress) override;
   std::optional<FfnTensors> dense_form() const override { return experts_->mean(); }
-  double training_flops(std::int64_t tokens) const override { return deployed_flops(tokens); }
-  double deployed_flops(std::int64_t tokens) const override;
+  double forward_flops(std::int64_t tokens) const override;
 
  private:
   double share_rate_;

@@ -41,9 +41,8 @@ class FeedForward : public torch::nn::Module {
   virtual void after_update(double /*progress*/) {}
   // The dense FFN that equals this one in evaluation mode, bit for bit, or nullopt if there is none.
   virtual std::optional<FfnTensors> dense_form() const = 0;
-  // Matrix-multiply FLOPs of one example of `tokens` tokens, forward, in training and when deployed.
-  virtual double training_flops(std::int64_t tokens) const = 0;
-  virtual double deployed_flops(std::int64_t tokens) const = 0;
+  // Matrix-multiply FLOPs of the forward pass of one example of `tokens` tokens, nothing dropped.
+  virtual double forward_flops(std::int64_t tokens) const = 0;
 };
 
 // A model's feed-forward modules in the order of the forward pass.

@@ -31,7 +31,7 @@ void Ffn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
   for (std::size_t t = 0; t < values.size(); ++t) parameters[t].copy_(values[t]);
 }
 
-double Ffn::deployed_flops(std::int64_t tokens) const {
+double Ffn::forward_flops(std::int64_t tokens) const {
   return 2.0 * static_cast<double>(tokens * (fc1_->weight.numel() + fc2_->weight.numel()));
 }
 

@@ -28,8 +28,7 @@ class Ffn : public FeedForward {
   FfnTensors parameters_in_order() const;
   std::optional<FfnTensors> dense_form() const override { return parameters_in_order(); }
   void draw_parameters(std::uint64_t seed, std::int64_t ffn) override;  // initial_ffn, expert 0
-  double training_flops(std::int64_t tokens) const override { return deployed_flops(tokens); }
-  double deployed_flops(std::int64_t tokens) const override;
+  double forward_flops(std::int64_t tokens) const override;
   // `watch` sees the input of each forward pass before the weights are used; it may write them. One at most.
   void watch_input(std::function<void(const at::Tensor& x)> watch) { watch_ = std::move(watch); }
 

@@ -33,7 +33,7 @@ void SmearFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
   experts_->draw_parameters(seed, ffn);
 }
 
-double SmearFfn::deployed_flops(std::int64_t tokens) const {
+double SmearFfn::forward_flops(std::int64_t tokens) const {
   double merging = 0.0;
   for (const at::Tensor& stacked : experts_->tensors) merging += 2.0 * static_cast<double>(stacked.numel());
   return router_->token_flops() + merging + static_cast<double>(tokens) * experts_->ffn_flops();

@@ -19,8 +19,7 @@ class SmearFfn : public FeedForward {
   at::Tensor forward(const at::Tensor& x) override;
   void draw_parameters(std::uint64_t seed, std::int64_t ffn) override;
   std::optional<FfnTensors> dense_form() const override { return std::nullopt; }
-  double training_flops(std::int64_t tokens) const override { return deployed_flops(tokens); }
-  double deployed_flops(std::int64_t tokens) const override;  // the merge among them
+  double forward_flops(std::int64_t tokens) const override;  // the merge among them
 
  private:
   std::shared_ptr<Router> router_;

@@ -73,7 +73,7 @@ void TopkFfn::after_update(double) {
   selection_bias_.add_((loads.mean() - loads).sign().to(at::kFloat), config_.bias_balance);
 }
 
-double TopkFfn::deployed_flops(std::int64_t tokens) const {
+double TopkFfn::forward_flops(std::int64_t tokens) const {
   return static_cast<double>(tokens) *
          (router_->token_flops() + static_cast<double>(config_.top_k) * experts_->ffn_flops());
 }

@@ -37,8 +37,7 @@ class TopkFfn : public FeedForward {
   at::Tensor auxiliary_loss() const override { return auxiliary_loss_; }
   void after_update(double progress) override;
   std::optional<FfnTensors> dense_form() const override { return std::nullopt; }
-  double training_flops(std::int64_t tokens) const override { return deployed_flops(tokens); }  // no drops
-  double deployed_flops(std::int64_t tokens) const override;
+  double forward_flops(std::int64_t tokens) const override;
 
  private:
   void record_pass(const at::Tensor& logits, const at::Tensor& probabilities, const Dispatch& dispatch);

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/recipe.h"
@@ -50,6 +51,10 @@ DenseAdamW::DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::
     const ParameterSlot& last = parameters.slots().at(last_slot - 1);
     elements = last.offset + last.size - parameters.slots().at(first_slot).offset;
   }
+  std::vector<double> scales;
+  for (std::size_t i = first_slot; i < last_slot; ++i) scales.push_back(parameters.slots()[i].lr_scale);
+  if (std::any_of(scales.begin(), scales.end(), [](double scale) { return scale != 1.0; }))
+    lr_scale_ = at::tensor(scales, at::kDouble);
   exp_avg_ = at::zeros({elements});
   exp_avg_sq_ = at::zeros({elements});
 }
@@ -64,16 +69,17 @@ void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update,
   for (std::size_t i = first_slot_; i < last_slot_; ++i) {
     const ParameterSlot& slot = parameters_.slots()[i];
     const std::int64_t at = slot.offset - parameters_.slots()[first_slot_].offset;
+    const double scale = lr_scale_.defined() ? lr_scale_.const_data_ptr<double>()[i - first_slot_] : 1.0;
     adamw_update(slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
-                 slot.lr_scale == 1.0
-                     ? (slot.decay ? decaying : plain)
-                     : adamw_scalars<float>(config, lr * slot.lr_scale,
-                                            slot.decay ? config.weight_decay / slot.lr_scale : 0.0, update));
+                 scale == 1.0 ? (slot.decay ? decaying : plain)
+                              : adamw_scalars<float>(config, lr * scale,
+                                                     slot.decay ? config.weight_decay / scale : 0.0, update));
   }
 }
 
 NamedTensors DenseAdamW::state() const {
   NamedTensors state;
+  if (lr_scale_.defined()) state.emplace_back("lr_scale", lr_scale_);
   for (std::size_t i = first_slot_; i < last_slot_; ++i) {
     const ParameterSlot& slot = parameters_.slots()[i];
     const std::int64_t at = slot.offset - parameters_.slots()[first_slot_].offset;

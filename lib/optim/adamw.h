@@ -30,12 +30,14 @@ class DenseAdamW {
   DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::size_t last_slot);
   void step(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
   // "exp_avg.NAME" and "exp_avg_sq.NAME" per parameter: views, for checkpoints (copy into them to restore).
+  // Where slots have an lr_scale, "lr_scale" [slots] F64 as well: it is in the optimizer from its making on.
   NamedTensors state() const;
 
  private:
   FlatParameters& parameters_;
   std::size_t first_slot_, last_slot_;
   at::Tensor exp_avg_, exp_avg_sq_;  // flat, as the slots lie
+  at::Tensor lr_scale_;              // [slots] double; undefined: all 1
 };
 
 }  // namespace exfusion

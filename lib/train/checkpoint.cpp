@@ -100,7 +100,7 @@ CheckpointInfo from_json(const json& state) {
     *field = state.at(key).get<std::int64_t>();
     if (*field < 0) throw std::runtime_error(fmt::format("{} is {}", key, *field));
   }
-  info.decay_product = state.value("decay_product", 1.0);  // 0.1.0 did not record it
+  info.decay_product = state.at("decay_product").get<double>();
   for (auto [key, field] : {std::pair{"precision", &info.precision},
                             {"recipe", &info.recipe},
                             {"recipe_crc32", &info.recipe_crc32},

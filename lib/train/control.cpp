@@ -13,6 +13,7 @@
 #include "models/model.h"
 #include "nn/ffn.h"
 #include "nn/layer_selection.h"
+#include "train/run_config.h"
 
 namespace exfusion {
 namespace {
@@ -26,6 +27,23 @@ std::vector<NamedFfn> controlled(const ControlConfig& control, const Model& mode
     if (chosen[i]) result.push_back(ffns[i]);
   }
   return result;
+}
+
+// A finished run of a recipe with the same model and fused blocks, or an error that says what it is instead.
+void check_fused_run(const ControlConfig& control) {
+  const std::filesystem::path run = control.from;
+  const auto refuse = [&](const std::string& what) {
+    throw CheckpointError(fmt::format("control_from: {}: {}; it must be a finished run of the fused recipe",
+                                      run.string(), what));
+  };
+  if (!std::filesystem::is_regular_file(run / "recipe.yaml")) refuse("not a run's folder");
+  if (!std::filesystem::is_directory(run / "export")) refuse("not finished (it has no export/)");
+  Recipe recipe = Recipe::load((run / "recipe.yaml").string(), {});
+  const RunConfig fused = parse_run(recipe);
+  if (!fused.fusion) refuse("not a fused run");
+  if (fused.fusion->experts != control.experts)
+    refuse(fmt::format("has {} experts per FFN, this recipe {}", fused.fusion->experts, control.experts));
+  if (fused.fusion->layers != control.layers) refuse("fuses other layers than this recipe");
 }
 
 // [ffns] The mean of sum_k |a_k| over a run's steps.
@@ -95,17 +113,20 @@ void scale_initial_values(const ControlConfig& control, const Model& model) {
   }
 }
 
-void scale_learning_rates(const ControlConfig& control, const Model& model,
+void scale_learning_rates(const ControlConfig& control, const Model& model, bool read_run,
                           std::vector<ParameterSlot>& slots) {
   if (control.name != "dense_lr_scaled") return;
   const std::vector<NamedFfn> ffns = controlled(control, model);
-  const std::vector<double> factors = mean_sum_of_sizes(control.from, ffns.size());
+  if (read_run) check_fused_run(control);
+  const std::vector<double> factors = read_run ? mean_sum_of_sizes(control.from, ffns.size())
+                                               : std::vector<double>(ffns.size(), std::nan(""));
   bool all_one = true;
   for (std::size_t i = 0; i < ffns.size(); ++i) {
-    if (!(factors[i] > 0.0))
+    if (read_run && !(factors[i] > 1e-6 && factors[i] < 1e6))
       throw CheckpointError(
           fmt::format("{}: {} has the mean sum |a| {}", control.from, ffns[i].name, factors[i]));
-    log_info("control dense_lr_scaled: {}: learning rate times {:.4f}", ffns[i].name, factors[i]);
+    if (read_run)
+      log_info("control dense_lr_scaled: {}: learning rate times {:.4f}", ffns[i].name, factors[i]);
     all_one = all_one && std::abs(factors[i] - 1.0) < 1e-5;  // what fp32 weights of a softmax sum to
     for (ParameterSlot& slot : slots) {
       if (slot.name.starts_with(ffns[i].name + ".")) slot.lr_scale = factors[i];

@@ -38,9 +38,10 @@ ControlConfig parse_control(Section& root, std::optional<FusionConfig>& fusion, 
 // dense_init_scaled: the initial values of the model.
 void scale_initial_values(const ControlConfig& control, const Model& model);
 
-// dense_lr_scaled: the slots' learning rates. Throws RecipeError if every s is 1 (the control is then
-// identical to dense), CheckpointError if the run's metrics cannot be used.
-void scale_learning_rates(const ControlConfig& control, const Model& model,
+// dense_lr_scaled: the slots' learning rates. Without `read_run` they stay NaN until a checkpoint brings them
+// (optim/adamw.h). Throws RecipeError if every s is 1 (the control is then identical to dense),
+// CheckpointError if the run cannot be used.
+void scale_learning_rates(const ControlConfig& control, const Model& model, bool read_run,
                           std::vector<ParameterSlot>& slots);
 
 }  // namespace exfusion

@@ -20,9 +20,25 @@ double expert_values(const ExpertBank& bank) {
   return values;
 }
 
+// How often a step fuses: at its end, and in its forward pass where that uses other weights.
+double fusions_per_step(const FusionConfig& fusion) {
+  const bool of_input = fusion.weights == "memory" && fusion.forward != "memory";
+  return of_input || fusion.dirichlet > 0.0 ? 2.0 : 1.0 + fusion.expert_dropout;
+}
+
 // Fusion's FLOPs in one step: W = sum_k a_k W_k and c_k = <G, W_k>, two for each number of an expert.
-double flops_per_step(const ExpertBank& bank) {
-  return 4.0 * expert_values(bank);
+double flops_per_step(const FusionConfig& fusion, const ExpertBank& bank) {
+  return 2.0 * (fusions_per_step(fusion) + 1.0) * expert_values(bank);
+}
+
+// What decides a: a itself, z or router and memory, with moments and Jacobian.
+double weight_bytes(const ExpertBank& bank) {
+  double bytes =
+      bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) - 12.0 * expert_values(bank);
+  for (const auto& [name, tensor] : bank.optimizer_state()) {
+    if (name.starts_with("start.")) bytes -= static_cast<double>(tensor.nbytes());
+  }
+  return bytes;
 }
 
 // The router's FLOPs for one token: its logits, and N (N + 1) / 2 products with x for the Jacobian.
@@ -49,18 +65,21 @@ double deployed_parameters(const TrainingState& state) {
 TrainingCost training_cost(const RunConfig& config, const TrainingState& state) {
   TrainingCost cost;
   double model = 0.0, fused = 0.0, experts = 0.0, step_flops = 0.0, token_flops = 0.0;
+  double starts = 0.0, working = 0.0;
   for (const ParameterSlot& slot : state.parameters->slots()) model += static_cast<double>(slot.size);
   for (const ExpertBank& bank : state.banks) {
     const double values = expert_values(bank);
     experts += values;
     fused += values / static_cast<double>(bank.experts());
-    step_flops += flops_per_step(bank);
+    step_flops += flops_per_step(*config.fusion, bank);
     token_flops += router_flops(bank);
-    // Views of every number kept: the experts' three copies, and what decides a.
-    cost.fusion_bytes += bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) - 12.0 * values;
+    cost.fusion_bytes += weight_bytes(bank);
+    if (!config.fusion->from.empty()) starts += values / static_cast<double>(bank.experts());
+    if (bank.router())  // the Jacobian of the step under way
+      working += static_cast<double>(bank.experts() * bank.router()->router_gradient().numel());
   }
   const auto tokens = static_cast<double>(config.model.vit.tokens());
-  cost.flops_per_sample = 3.0 * state.model->training_flops() + tokens * token_flops +
+  cost.flops_per_sample = 3.0 * state.model->forward_flops() + tokens * token_flops +
                           step_flops / static_cast<double>(config.train.global_batch);
   cost.parameters_training = model - fused + experts;
   for (const ExpertBank& bank : state.banks) {
@@ -69,7 +88,10 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
           static_cast<double>(bank.router() ? bank.router()->router_gradient().numel() : bank.experts());
   }
   cost.parameters_deployed = deployed_parameters(state);
-  cost.state_bytes = 4.0 * (2.0 * model + 2.0 * (model - fused) + 3.0 * experts) + cost.fusion_bytes;
+  const double averages = state.ema ? model : 0.0;
+  cost.state_bytes =
+      4.0 * (2.0 * model + 2.0 * (model - fused) + 3.0 * experts + averages + starts + working) +
+      cost.fusion_bytes;
   return cost;
 }
 

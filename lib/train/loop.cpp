@@ -258,6 +258,7 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
     // An earlier end's export must not outlive a kill before the next one.
     std::filesystem::remove_all(outcome.exported);
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
+    folder.started();
     train(run, metrics);
     log_info("peak memory of the process {:.0f} MB", peak_memory() / 1e6);
     if (!run.record.test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step

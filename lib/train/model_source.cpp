@@ -79,6 +79,10 @@ LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
 void load_weights(const fs::path& file, Model& model) {
   const at::NoGradGuard no_grad;
   read_exactly(file.string(), model_tensors(model));
+  for (const auto& [name, tensor] : model_tensors(model)) {
+    if (!tensor.isfinite().all().item<bool>())
+      throw FormatError(fmt::format("{}: {} holds values that are not finite", file.string(), name));
+  }
 }
 
 LoadedModel load_model(const fs::path& path, const std::string& what) {

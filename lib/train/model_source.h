@@ -27,7 +27,7 @@ struct LoadedModel {
 LoadedModel load_model(const std::filesystem::path& path, const std::string& what);
 
 // Copies the tensors of a safetensors file into the model: every parameter and buffer must be there with its
-// shape, and nothing else.
+// shape, with finite values, and nothing else.
 void load_weights(const std::filesystem::path& file, Model& model);
 
 }  // namespace exfusion

@@ -61,6 +61,9 @@ void check_fusion(Section& root, const RunConfig& config) {
   Section section = root.child("fusion");
   const std::string problem = layer_selection_problem(config.fusion->layers, config.model.vit.depth);
   if (!problem.empty()) section.problem("layers", "fusion." + problem);
+  if (config.fusion->init == "split" && config.fusion->experts > config.model.vit.hidden)
+    section.problem("init", fmt::format("split: {} experts cannot share {} hidden units",
+                                        config.fusion->experts, config.model.vit.hidden));
   if (config.fusion->weights == "memory" && config.fusion->forward != "memory" &&
       config.train.micro_batch != config.train.global_batch)
     section.problem("forward",
@@ -71,7 +74,17 @@ void check_fusion(Section& root, const RunConfig& config) {
 
 // Where the weights come from: fusion.from was read with its section.
 void parse_start(Section& root, RunConfig& config, const std::string& upcycled_from) {
-  config.init_from = root.optional_string("init_from").value_or("");
+  const auto init_from = root.optional_string("init_from");
+  if (init_from && init_from->empty())
+    root.problem("init_from", "init_from is empty: leave it out to start from fresh values");
+  config.init_from = init_from.value_or("");
+  if (!config.init_from.empty() && config.model.vit.ffn.name != "dense")
+    root.problem("init_from",
+                 fmt::format("init_from loads a dense model, and model.ffn.name: {} has no dense FFNs "
+                             "to load into",
+                             config.model.vit.ffn.name));
+  if (!config.init_from.empty() && config.control.name == "dense_init_scaled")
+    root.problem("control", "dense_init_scaled scales fresh initial values; with init_from there are none");
   const bool upcycled = !upcycled_from.empty();
   if (upcycled && !config.init_from.empty())
     root.problem("init_from", "init_from and fusion.from both say where to start: give one of them");

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "io/files.h"
 #include "train/versions.h"
 
@@ -45,7 +46,9 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
 }
 
 RunFolder::RunFolder(RunFolder&& other) noexcept
-    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+    : path_(std::move(other.path_)),
+      replaced_(std::move(other.replaced_)),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
@@ -53,6 +56,7 @@ RunFolder::~RunFolder() {
 
 RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
   std::error_code error;
+  fs::path replaced;
   if (fs::exists(path, error)) {
     if (!overwrite)
       throw RunFolderError(fmt::format(
@@ -62,15 +66,33 @@ RunFolder RunFolder::create(const fs::path& path, bool overwrite) {
       throw RunFolderError(fmt::format(
           "{}: not a run's folder (no recipe.yaml), so --overwrite leaves it alone", path.string()));
     const RunFolder held(path);  // nobody may be training in it
-    // Renamed first: a kill in between must not leave half a folder under the name.
-    const fs::path old = (path.has_filename() ? path : path.parent_path()).string() + ".old";
-    fs::rename(path, old, error);
-    if (!error) fs::remove_all(old, error);
-    if (error) throw FileError(fmt::format("{}: cannot be removed: {}", path.string(), error.message()));
+    replaced = (path.has_filename() ? path : path.parent_path()).string() + ".old";
+    if (fs::exists(replaced, error))
+      throw RunFolderError(
+          fmt::format("{}: an earlier --overwrite set this run aside and was killed; move it away "
+                      "or remove it",
+                      replaced.string()));
+    fs::rename(path, replaced, error);
+    if (error) throw FileError(fmt::format("{}: cannot be set aside: {}", path.string(), error.message()));
   }
   fs::create_directories(path / "checkpoints", error);
   if (error) throw FileError(fmt::format("{}: cannot be made: {}", path.string(), error.message()));
-  return RunFolder(path);
+  RunFolder folder(path);
+  folder.replaced_ = replaced;
+  return folder;
+}
+
+void RunFolder::started() const {
+  std::error_code error;
+  if (!replaced_.empty()) fs::remove_all(replaced_, error);
+  if (error) log_warning("{}: cannot be removed: {}", replaced_.string(), error.message());
+}
+
+void RunFolder::withdraw() const {
+  std::error_code error;
+  fs::remove_all(path_, error);
+  if (!replaced_.empty()) fs::rename(replaced_, path_, error);
+  if (error) log_warning("{}: cannot be put back: {}", replaced_.string(), error.message());
 }
 
 RunFolder RunFolder::open(const fs::path& path) {

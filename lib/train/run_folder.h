@@ -8,11 +8,14 @@ namespace exfusion {
 class RunFolder {
  public:
   // Makes the folder. One that exists is a RunFolderError naming both ways out, unless `overwrite`, which
-  // removes it first (only if it is empty or looks like a run's folder).
+  // sets it aside as PATH.old (only if it is empty or looks like a run's folder) until the new run has
+  // started or is withdrawn.
   static RunFolder create(const std::filesystem::path& path, bool overwrite);
   // Opens the folder of an earlier run. Throws CheckpointError if it is none, RunFolderError if another
   // process has it.
   static RunFolder open(const std::filesystem::path& path);
+  void started() const;   // removes what was set aside
+  void withdraw() const;  // removes this folder and puts back what was set aside
   ~RunFolder();
   RunFolder(RunFolder&& other) noexcept;
   RunFolder& operator=(RunFolder&&) = delete;
@@ -27,7 +30,7 @@ class RunFolder {
 
  private:
   explicit RunFolder(std::filesystem::path path);  // takes the lock
-  std::filesystem::path path_;
+  std::filesystem::path path_, replaced_;          // replaced_: "" if nothing was set aside
   int lock_ = -1;
 };
 

@@ -24,10 +24,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Only dense FFNs can be gone on with, or be made into experts.
+void check_dense(const fs::path& path, const std::string& ffn) {
+  if (ffn == "dense") return;
+  throw FormatError(fmt::format("{}: its blocks hold {} experts, and only a dense model can be a start{}",
+                                path.string(), ffn, ffn == "ewa" ? "; the run's export/ is one" : ""));
+}
+
 DenseSource from_checkpoint(const fs::path& checkpoint) {
   const CheckpointInfo info = read_checkpoint(checkpoint);
   Recipe recipe = Recipe::parse(info.recipe, (checkpoint / "state.json").string() + " (recipe)");
-  return {checkpoint / "model.safetensors", ModelConfig::parse(recipe.root().child("model")).vit.heads};
+  const ViTConfig vit = ModelConfig::parse(recipe.root().child("model")).vit;
+  check_dense(checkpoint, vit.ffn.name);
+  return {checkpoint / "model.safetensors", vit.heads};
 }
 
 // Of a timm config.json, which has model_args only where the model is not one of timm's own names.
@@ -84,7 +93,21 @@ void check_record(const FusionConfig& fusion, const UpcycleRecord& record,
         fmt::format("fusion.from: {} was made with init: {}: {}", fusion.from, record.fusion.init, problem));
 }
 
+bool lies_in(const fs::path& path, const fs::path& folder) {
+  const fs::path relative = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder));
+  return !relative.empty() && *relative.begin() != "..";
+}
+
 }  // namespace
+
+void check_sources_are_outside(const RunConfig& config, const fs::path& folder) {
+  for (const std::string& source :
+       {config.init_from, config.fusion ? config.fusion->from : std::string(), config.control.from}) {
+    if (!source.empty() && lies_in(source, folder))
+      throw UsageError(fmt::format(
+          "--overwrite would remove {}, which this run starts from: choose another --out", source));
+  }
+}
 
 DenseSource find_dense_source(const fs::path& path) {
   if (fs::is_regular_file(path)) return from_file(path);

@@ -22,6 +22,9 @@ struct DenseSource {
 // a checkpoint, or a run (its newest checkpoint). Throws FormatError, CheckpointError.
 DenseSource find_dense_source(const std::filesystem::path& path);
 
+// Throws UsageError if something that the run starts from lies in `folder`, which is about to be overwritten.
+void check_sources_are_outside(const RunConfig& config, const std::filesystem::path& folder);
+
 // Between make_model and the banks: loads what init_from or fusion.from names and logs what became of each
 // tensor; nothing if neither is given. Throws FormatError, CheckpointError, RecipeError (`fusion.init` and
 // what lies in fusion.from do not go together).

@@ -84,7 +84,7 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
     }
   }
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
-  scale_learning_rates(config.control, *state.model, slots);
+  scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);

@@ -165,9 +165,8 @@ TEST(EwaFfn, ExpertsStartFromTheDrawsOfTheirNumbers) {
 TEST(EwaFfn, CostsWhatADenseFfnCosts) {
   const EwaFfn ffn(ewa_config(), kDim, kHidden, 0);
   const Ffn dense(kDim, kHidden);
-  EXPECT_EQ(ffn.training_flops(10), dense.training_flops(10));
-  EXPECT_EQ(ffn.deployed_flops(10), dense.deployed_flops(10));
-  EXPECT_EQ(dense.deployed_flops(10), 10.0 * 2 * 2 * 6 * 9);
+  EXPECT_EQ(ffn.forward_flops(10), dense.forward_flops(10));
+  EXPECT_EQ(dense.forward_flops(10), 10.0 * 2 * 2 * 6 * 9);
 }
 
 }  // namespace

@@ -97,8 +97,7 @@ TEST(SmearFfn, UnderBf16RouterAndMergeStayInFp32) {
 TEST(SmearFfn, CountsItsFlops) {
   const SmearFfn ffn(smear_config(), kDim, kHidden, 0);
   const double router = 2 * 4 * 6, merge = 2 * 4 * (2 * 6 * 9 + 6 + 9), tokens = 10 * (2 * 2 * 6 * 9);
-  EXPECT_EQ(ffn.training_flops(10), router + merge + tokens);
-  EXPECT_EQ(ffn.deployed_flops(10), ffn.training_flops(10));
+  EXPECT_EQ(ffn.forward_flops(10), router + merge + tokens);
 }
 
 }  // namespace

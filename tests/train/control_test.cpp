@@ -68,6 +68,46 @@ TEST(Control, LrScaledTakesTheMeanSumOfWeightsOfTheFusedRun) {
     EXPECT_DOUBLE_EQ(slot.lr_scale, slot.name.starts_with("blocks.1.mlp.") ? mean : 1.0) << slot.name;
 }
 
+TEST(Control, LrScaledGoesOnWithoutTheFusedRun) {
+  log_set_quiet(true);
+  const TestFolder folder;
+  const std::string fusion = "fusion={experts: 3, weights: learned, normalize: none, lr: 0.2, layers: [1]}";
+  train_run(TinyRun({fusion}), folder / "fused");
+  const std::vector<std::string> sets = {fusion, "control=dense_lr_scaled",
+                                         "control_from=" + (folder / "fused").string(),
+                                         "checkpoint={every_steps: 1, keep: 9}"};
+  const TinyRun run(sets);
+  train_run(run, folder / "whole");
+  std::filesystem::copy(
+      folder / "whole", folder / "cut",
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+  for (int step = 3; step <= 6; ++step)
+    std::filesystem::remove_all(folder / "cut/checkpoints" / ("step-0000000" + std::to_string(step)));
+  std::filesystem::remove_all(folder / "cut/export");
+  std::filesystem::remove_all(folder / "fused");
+  resume_run(run, folder / "cut");
+  EXPECT_TRUE(read_bytes(folder / "cut/export/model.safetensors") ==
+              read_bytes(folder / "whole/export/model.safetensors"));
+}
+
+TEST(Control, LrScaledNeedsAFinishedRunOfTheSameExpertsAndLayers) {
+  log_set_quiet(true);
+  const TestFolder folder;
+  const std::string free = "fusion={experts: 3, weights: learned, normalize: none, lr: 0.2, layers: [1]}";
+  train_run(TinyRun({free}), folder / "fused");
+  const auto scaled = [&](const std::string& fusion) {
+    return [&, fusion] {
+      TinyRun({fusion, "control=dense_lr_scaled", "control_from=" + (folder / "fused").string()});
+    };
+  };
+  expect_error<CheckpointError>(scaled("fusion={experts: 2, layers: [1]}"), {"3 experts", "2"});
+  expect_error<CheckpointError>(scaled("fusion={experts: 3, layers: [0]}"), {"other layers"});
+  std::filesystem::remove_all(folder / "fused/export");
+  expect_error<CheckpointError>(scaled(free), {"not finished"});
+  std::filesystem::remove_all(folder / "fused");
+  expect_error<CheckpointError>(scaled(free), {"not a run's folder"});
+}
+
 TEST(Control, LrScaledIsNotRunWhereItIsDense) {
   log_set_quiet(true);
   const TestFolder folder;
@@ -82,7 +122,7 @@ TEST(Control, LrScaledIsNotRunWhereItIsDense) {
         train_run(TinyRun(), folder / "dense");
         TinyRun({kFusion, "control=dense_lr_scaled", "control_from=" + (folder / "dense").string()});
       },
-      {"sum_abs_a", "dense"});
+      {"not a fused run", "dense"});
 }
 
 TEST(Control, OfAnUpcycledRecipeStartsFromTheSameDenseModel) {

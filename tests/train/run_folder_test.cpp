@@ -97,5 +97,19 @@ TEST(RunFolder, TheRecipeInItIsOneWithVersionsAndHashesAsComments) {
   EXPECT_EQ(again.resolved(), run.resolved);
 }
 
+TEST(RunFolder, OverwritingKeepsTheOldRunUntilTheNewOneHasStarted) {
+  const TestFolder root;
+  const std::filesystem::path path = root / "run", old = root / "run.old";
+  RunFolder::create(path, false).write_recipe("name: first\n", "");
+  RunFolder::create(path, true).withdraw();
+  EXPECT_NE(read_bytes(path / "recipe.yaml").size(), 0u);
+  EXPECT_FALSE(std::filesystem::exists(old));
+  const RunFolder second = RunFolder::create(path, true);
+  EXPECT_TRUE(std::filesystem::exists(old / "recipe.yaml"));
+  EXPECT_FALSE(std::filesystem::exists(path / "recipe.yaml"));
+  second.started();
+  EXPECT_FALSE(std::filesystem::exists(old));
+}
+
 }  // namespace
 }  // namespace exfusion

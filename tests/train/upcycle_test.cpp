@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "finished_run.h"
 #include "models/timm_import.h"
+#include "train/checkpoint.h"
 #include "train/function_difference.h"
 #include "train/start_weights.h"
 
@@ -65,6 +67,29 @@ TEST(FunctionDifference, IsThatOfTheOutputs) {
 }
 
 // ---- fusion.from and init_from
+
+// N = 3: a sum of thirds rounds, so fusing too early would show.
+TEST_F(Upcycle, AStepThatIsSkippedLeavesTheSourcesTensorsAlsoAfterAResume) {
+  for (const char* noise : {"", ", expert_dropout: 1.0"}) {
+    const auto sets = from(std::string("init: copy, experts: 3, weights: memory") + noise);
+    TinyRun run(sets);
+    const at::Tensor start = run.state.parameters->values().clone();
+    Batch sick = run.batch(0);
+    sick.images.fill_(std::numeric_limits<float>::quiet_NaN());
+    run.step(sick);
+    EXPECT_TRUE(at::equal(run.state.parameters->values(), start));
+    const TestFolder folder;
+    CheckpointInfo info;
+    info.recipe = run.resolved;
+    save_checkpoint(folder.path(), run.state, info);
+    TinyRun resumed(sets);
+    load_checkpoint(folder / "step-00000001", resumed.state);
+    EXPECT_TRUE(at::equal(resumed.state.parameters->values(), start));
+    run.steps(2);
+    resumed.steps(2);
+    expect_equal_bits(snapshot(resumed.state), snapshot(run.state));
+  }
+}
 
 TEST_F(Upcycle, CopyAndSplitStartWithTheSourcesOwnTensors) {
   const LoadedModel dense = load_model(source(), "last");
