@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "fusion/expert_init.h"
 #include "fusion/fused_update.h"
+#include "fusion/learned_weights.h"
 #include "fusion/weight_noise.h"
 #include "nn/ffn.h"
 #include "optim/reduction.h"
@@ -28,33 +29,6 @@ std::array<float*, kMaxExperts> slices(const at::Tensor& stacked) {
 
 std::vector<float> uniform_weights(std::int64_t n) {
   return std::vector<float>(static_cast<std::size_t>(n), 1.0f / static_cast<float>(n));
-}
-
-// a from z: softmax(z / temperature), or z itself.
-std::vector<float> weights_from(const FusionConfig& config, const at::Tensor& z) {
-  const auto* logits = z.const_data_ptr<double>();
-  std::vector<double> a(logits, logits + z.numel());
-  if (config.normalize == "softmax") {
-    const double largest = *std::max_element(a.begin(), a.end());
-    double sum = 0.0;
-    for (double& x : a) sum += x = std::exp((x - largest) / config.temperature);
-    for (double& x : a) x /= sum;
-  }
-  return {a.begin(), a.end()};
-}
-
-// dL/dz from c_k = dL/da_k. With sum_j a_j = 1, c_k - sum_j a_j c_j = sum_j a_j (c_k - c_j): exactly 0 for
-// equal c.
-std::vector<double> logit_gradients(const FusionConfig& config, const std::vector<float>& a,
-                                    const std::vector<double>& c) {
-  if (config.normalize != "softmax") return c;
-  std::vector<double> gradient(c.size());
-  for (std::size_t k = 0; k < c.size(); ++k) {
-    double sum = 0.0;
-    for (std::size_t j = 0; j < c.size(); ++j) sum += a[j] * (c[k] - c[j]);
-    gradient[k] = a[k] * sum / config.temperature;
-  }
-  return gradient;
 }
 
 }  // namespace
@@ -115,7 +89,7 @@ void ExpertBank::experts_loaded() {
 
 std::vector<float> ExpertBank::collapse_weights() const {
   if (router_) return router_->memory();
-  return z_.defined() ? weights_from(config_, z_) : uniform_weights(config_.experts);
+  return z_.defined() ? learned_weights(config_, z_) : uniform_weights(config_.experts);
 }
 
 void ExpertBank::set_weights(std::vector<float> a) {
@@ -252,7 +226,7 @@ void ExpertBank::update_logits(const AdamWConfig& config, double lr, std::int64_
   adamw_update<double>(experts(), z_.mutable_data_ptr<double>(), z_exp_avg_.mutable_data_ptr<double>(),
                        z_exp_avg_sq_.mutable_data_ptr<double>(), gradient.data(), gradient_scale,
                        adamw_scalars<double>(config, lr, config_.weight_decay, update));
-  a_ = weights_from(config_, z_);
+  a_ = learned_weights(config_, z_);
 }
 
 NamedTensors ExpertBank::expert_state() const {
