@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/recipe.h"
 #include "io/safetensors.h"
 #include "program.h"
@@ -47,9 +48,9 @@ DataConfig choose_data(const po::variables_map& given, const LoadedModel& loaded
   DataConfig data;
   if (given.count("data")) {
     if (!loaded.run && given["data"].as<std::string>() == "synthetic")
-      throw UsageError(
-          "--data synthetic: made-up images belong to the seed and recipe of a run: give the run or "
-          "its checkpoint, not an export");
+      log_warning(
+          "synthetic images are made up from a seed and a recipe: these are of seed 0, not those that the "
+          "model was trained for; give its run instead");
     Recipe recipe =
         Recipe::parse("data: {}", "command line", {"data.name=" + given["data"].as<std::string>()});
     data = DataConfig::parse(recipe.root().child("data"));
