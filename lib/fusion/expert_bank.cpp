@@ -143,13 +143,13 @@ void ExpertBank::begin_step(std::int64_t step, std::int64_t samples) {
   phase_ = Phase::step;
   step_ = step;
   if (router_) router_->begin_step(samples);
-  if (!router_ || config_.forward == "memory") use(a_);  // the others are not known before the input is
+  if (!config_.routes_in_step()) use(a_);  // the others are not known before the input is
 }
 
 void ExpertBank::see_input(const at::Tensor& x) {
   if (phase_ == Phase::collapsed || !router_) return;
   if (phase_ == Phase::step) router_->add(x);
-  if (config_.forward == "memory") return;
+  if (!config_.routes_in_step()) return;
   use(phase_ == Phase::step ? router_->weights_in_step() : router_->weights_for(x));
 }
 
@@ -161,14 +161,13 @@ void ExpertBank::abandon_step() {
 }
 
 bool ExpertBank::differs_in_training() const {
-  return config_.expert_dropout > 0.0 || config_.dirichlet > 0.0 ||
-         (router_ != nullptr && config_.forward != "memory");
+  return config_.expert_dropout > 0.0 || config_.dirichlet > 0.0 || config_.routes_in_step();
 }
 
 void ExpertBank::begin_preview(std::int64_t step) {
   phase_ = Phase::preview;
   step_ = step;
-  if (!router_ || config_.forward == "memory") use(a_);
+  if (!config_.routes_in_step()) use(a_);
 }
 
 void ExpertBank::end_preview() {

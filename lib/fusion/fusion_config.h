@@ -33,6 +33,8 @@ struct FusionConfig {
   std::optional<double> lr;                   // of z or the router; default: the model's
   double weight_decay = 0.0;                  // of z or the router (decoupled)
   std::optional<ScheduleConfig> schedule;     // of z or the router; default: the model's
+  // Whether the weights of a step's forward pass depend on its own input: blend, routed.
+  bool routes_in_step() const { return weights == "memory" && forward != "memory"; }
   // Throws nothing: problems (also copies that could never separate) go to the recipe.
   static FusionConfig parse(Section section);
 };

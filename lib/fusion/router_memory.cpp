@@ -14,19 +14,12 @@
 namespace exfusion {
 namespace {
 
-// The router is fp32 whatever the precision of the model's matrix products.
-struct Fp32Scope {
-  Fp32Scope() : autocast_was_on(at::autocast::is_autocast_enabled(at::kCPU)) {
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-  }
-  ~Fp32Scope() { at::autocast::set_autocast_enabled(at::kCPU, autocast_was_on); }
-  at::NoGradGuard no_grad;
-  bool autocast_was_on;
-};
-
 at::Tensor tokens_of(const at::Tensor& x) {
   return x.detach().reshape({-1, x.size(-1)}).to(at::kFloat);
 }
+
+// The router is fp32 whatever the precision of the model's matrix products.
+using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
 at::Tensor probabilities(const at::Tensor& tokens, const at::Tensor& router, double temperature) {
   return at::softmax(at::matmul(tokens, router.t()) / temperature, 1);
@@ -62,7 +55,8 @@ void RouterMemory::begin_step(std::int64_t samples) {
 // dr_j/dR_k = 1/(T temperature) sum_t p_tk (delta_kj - p_tj) x_t. The products p_tk p_tj are symmetric, so
 // half of them are enough, and their sum over j is sum_t p_tk x_t.
 void RouterMemory::add(const at::Tensor& x) {
-  const Fp32Scope fp32;
+  const at::NoGradGuard no_grad;
+  const NoAutocast fp32(c10::autocast_dispatch_keyset);
   const at::Tensor tokens = tokens_of(x);
   const at::Tensor p = probabilities(tokens, router_, config_.temperature);
   const double share = 1.0 / static_cast<double>(samples_ * (tokens.size(0) / x.size(0)));
@@ -93,7 +87,8 @@ std::vector<float> RouterMemory::weights_in_step() const {
 }
 
 std::vector<float> RouterMemory::weights_for(const at::Tensor& x) const {
-  const Fp32Scope fp32;
+  const at::NoGradGuard no_grad;
+  const NoAutocast fp32(c10::autocast_dispatch_keyset);
   const at::Tensor r =
       probabilities(tokens_of(x), router_, config_.temperature).mean(0, /*keepdim=*/false, at::kDouble);
   return floats(config_.forward == "routed" ? r : blended(r));

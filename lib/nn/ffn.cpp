@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "nn/init.h"
+#include "nn/layer_selection.h"
 #include "nn/layers.h"
 
 namespace exfusion {
@@ -47,9 +48,16 @@ std::vector<NamedFfn> find_ffns(const torch::nn::Module& model) {
   std::vector<NamedFfn> found;
   for (const auto& item : model.named_modules(/*name_prefix=*/"", /*include_self=*/false)) {
     if (auto ffn = std::dynamic_pointer_cast<Ffn>(item.value()))
-      found.push_back({item.key(), std::move(ffn)});
+      found.push_back({item.key(), std::move(ffn), static_cast<std::int64_t>(found.size())});
   }
   return found;
+}
+
+std::vector<NamedFfn> select_ffns(const torch::nn::Module& model, const std::vector<std::string>& layers) {
+  std::vector<NamedFfn> ffns = find_ffns(model);
+  const std::vector<bool> chosen = select_layers(layers, static_cast<std::int64_t>(ffns.size()));
+  std::erase_if(ffns, [&](const NamedFfn& ffn) { return !chosen[static_cast<std::size_t>(ffn.index)]; });
+  return ffns;
 }
 
 FfnTensors initial_ffn(std::int64_t dim, std::int64_t hidden, std::uint64_t seed, std::int64_t ffn,

@@ -41,8 +41,11 @@ class Ffn : public FeedForward {
 struct NamedFfn {
   std::string name;
   std::shared_ptr<Ffn> ffn;
+  std::int64_t index = 0;  // among the model's FFNs
 };
 std::vector<NamedFfn> find_ffns(const torch::nn::Module& model);
+// Those of the blocks that `layers` chooses (nn/layer_selection.h); it must have no problem.
+std::vector<NamedFfn> select_ffns(const torch::nn::Module& model, const std::vector<std::string>& layers);
 
 // Fresh values for an FFN of these shapes, as timm draws them: weights from a normal of std 0.02 truncated at
 // +-2 (not +-2 std), biases 0. `expert` and `ffn` choose the draw: expert 0 of FFN i is what the dense model

@@ -12,22 +12,10 @@
 #include "io/metrics_reader.h"
 #include "models/model.h"
 #include "nn/ffn.h"
-#include "nn/layer_selection.h"
 #include "train/run_config.h"
 
 namespace exfusion {
 namespace {
-
-// The FFNs that the fused recipe would fuse.
-std::vector<NamedFfn> controlled(const ControlConfig& control, const Model& model) {
-  const std::vector<NamedFfn> ffns = find_ffns(model);
-  const std::vector<bool> chosen = select_layers(control.layers, static_cast<std::int64_t>(ffns.size()));
-  std::vector<NamedFfn> result;
-  for (std::size_t i = 0; i < ffns.size(); ++i) {
-    if (chosen[i]) result.push_back(ffns[i]);
-  }
-  return result;
-}
 
 // A finished run of a recipe with the same model and fused blocks, or an error that says what it is instead.
 void check_fused_run(const ControlConfig& control) {
@@ -107,7 +95,7 @@ ControlConfig parse_control(Section& root, std::optional<FusionConfig>& fusion, 
 void scale_initial_values(const ControlConfig& control, const Model& model) {
   if (control.name != "dense_init_scaled") return;
   const at::NoGradGuard no_grad;
-  for (const NamedFfn& ffn : controlled(control, model)) {
+  for (const NamedFfn& ffn : select_ffns(model, control.layers)) {
     const auto tensors = ffn.ffn->parameters_in_order();
     for (std::size_t t : {0u, 2u}) tensors[t].mul_(1.0 / std::sqrt(static_cast<double>(control.experts)));
   }
@@ -116,7 +104,7 @@ void scale_initial_values(const ControlConfig& control, const Model& model) {
 void scale_learning_rates(const ControlConfig& control, const Model& model, bool read_run,
                           std::vector<ParameterSlot>& slots) {
   if (control.name != "dense_lr_scaled") return;
-  const std::vector<NamedFfn> ffns = controlled(control, model);
+  const std::vector<NamedFfn> ffns = select_ffns(model, control.layers);
   if (read_run) check_fused_run(control);
   const std::vector<double> factors = read_run ? mean_sum_of_sizes(control.from, ffns.size())
                                                : std::vector<double>(ffns.size(), std::nan(""));

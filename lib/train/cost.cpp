@@ -22,8 +22,7 @@ double expert_values(const ExpertBank& bank) {
 
 // How often a step fuses: at its end, and in its forward pass where that uses other weights.
 double fusions_per_step(const FusionConfig& fusion) {
-  const bool of_input = fusion.weights == "memory" && fusion.forward != "memory";
-  return of_input || fusion.dirichlet > 0.0 ? 2.0 : 1.0 + fusion.expert_dropout;
+  return fusion.routes_in_step() || fusion.dirichlet > 0.0 ? 2.0 : 1.0 + fusion.expert_dropout;
 }
 
 // Fusion's FLOPs in one step: W = sum_k a_k W_k and c_k = <G, W_k>, two for each number of an expert.
@@ -65,7 +64,7 @@ double deployed_parameters(const TrainingState& state) {
 TrainingCost training_cost(const RunConfig& config, const TrainingState& state) {
   TrainingCost cost;
   double model = 0.0, fused = 0.0, experts = 0.0, step_flops = 0.0, token_flops = 0.0;
-  double starts = 0.0, working = 0.0;
+  double starts = 0.0, working = 0.0, deciding = 0.0;
   for (const ParameterSlot& slot : state.parameters->slots()) model += static_cast<double>(slot.size);
   for (const ExpertBank& bank : state.banks) {
     const double values = expert_values(bank);
@@ -75,18 +74,16 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
     token_flops += router_flops(bank);
     cost.fusion_bytes += weight_bytes(bank);
     if (!config.fusion->from.empty()) starts += values / static_cast<double>(bank.experts());
-    if (bank.router())  // the Jacobian of the step under way
-      working += static_cast<double>(bank.experts() * bank.router()->router_gradient().numel());
+    if (config.fusion->weights == "learned") deciding += static_cast<double>(bank.experts());
+    if (!bank.router()) continue;
+    const auto router = static_cast<double>(bank.router()->router_gradient().numel());
+    deciding += router;
+    working += static_cast<double>(bank.experts()) * router;  // the Jacobian of the step under way
   }
   const auto tokens = static_cast<double>(config.model.vit.tokens());
   cost.flops_per_sample = 3.0 * state.model->forward_flops() + tokens * token_flops +
                           step_flops / static_cast<double>(config.train.global_batch);
-  cost.parameters_training = model - fused + experts;
-  for (const ExpertBank& bank : state.banks) {
-    if (bank.router() || (config.fusion && config.fusion->weights == "learned"))
-      cost.parameters_training +=
-          static_cast<double>(bank.router() ? bank.router()->router_gradient().numel() : bank.experts());
-  }
+  cost.parameters_training = model - fused + experts + deciding;
   cost.parameters_deployed = deployed_parameters(state);
   const double averages = state.ema ? model : 0.0;
   cost.state_bytes =

@@ -8,7 +8,6 @@
 
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
-#include "nn/layer_selection.h"
 #include "optim/reduction.h"
 #include "train/precision.h"
 #include "train/start_weights.h"
@@ -17,12 +16,12 @@ namespace exfusion {
 namespace {
 
 // Dense parameters in the order decayed, not decayed; then the four tensors of each fused FFN.
-std::vector<ParameterSlot> order_parameters(const Model& model, const std::vector<std::string>& fused) {
+std::vector<ParameterSlot> order_parameters(const Model& model, const std::vector<NamedFfn>& fused) {
   std::vector<ParameterSlot> decayed, plain, experts;
   for (const auto& item : model.named_parameters()) {
     ParameterSlot slot{.name = item.key(), .parameter = item.value(), .decay = model.decays(item.key())};
-    const bool in_bank = std::any_of(fused.begin(), fused.end(), [&](const std::string& ffn) {
-      return item.key().starts_with(ffn + ".");
+    const bool in_bank = std::any_of(fused.begin(), fused.end(), [&](const NamedFfn& ffn) {
+      return item.key().starts_with(ffn.name + ".");
     });
     (in_bank ? experts : slot.decay ? decayed : plain).push_back(std::move(slot));
   }
@@ -74,27 +73,18 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   state.model = make_model(config.model, config.seed);
   scale_initial_values(config.control, *state.model);
   if (load_source) load_start_weights(config, *state.model);
-  const std::vector<NamedFfn> ffns = find_ffns(*state.model);
-  std::vector<std::string> fused;
-  if (config.fusion) {
-    const std::vector<bool> layers =
-        select_layers(config.fusion->layers, static_cast<std::int64_t>(ffns.size()));
-    for (std::size_t i = 0; i < ffns.size(); ++i) {
-      if (layers[i]) fused.push_back(ffns[i].name);
-    }
-  }
+  std::vector<NamedFfn> fused;
+  if (config.fusion) fused = select_ffns(*state.model, config.fusion->layers);
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {
-    const auto ffn =
-        std::find_if(ffns.begin(), ffns.end(), [&](const NamedFfn& f) { return f.name == fused[i]; });
     ExpertBank& bank =
-        state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i],
-                                 ffn - ffns.begin(), config.seed);
-    if (bank.needs_input()) ffn->ffn->watch_input([&bank](const at::Tensor& x) { bank.see_input(x); });
+        state.banks.emplace_back(*config.fusion, *state.parameters, dense + i * kFfnTensors.size(),
+                                 fused[i].name, fused[i].index, config.seed);
+    if (bank.needs_input()) fused[i].ffn->watch_input([&bank](const at::Tensor& x) { bank.see_input(x); });
   }
   if (load_source) load_stored_experts(config, state.banks);
   state.feed_forwards = find_feed_forwards(*state.model);

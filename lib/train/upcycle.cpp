@@ -128,9 +128,7 @@ std::vector<std::string> write_upcycled(const LoadedModel& source, const FusionC
   const at::NoGradGuard no_grad;
   prepare_folder(folder, overwrite);
   const TrainingState state = starting_state(source, fusion, seed);
-  NamedTensors model, experts;
-  for (const auto& item : state.model->named_parameters())
-    model.emplace_back(item.key(), item.value().detach());
+  NamedTensors experts;
   std::vector<std::string> ffns;
   for (const ExpertBank& bank : state.banks) {
     ffns.push_back(bank.name());
@@ -138,7 +136,7 @@ std::vector<std::string> write_upcycled(const LoadedModel& source, const FusionC
   }
 
   PendingFolder pending(folder);
-  write_and_verify(pending.path() / "model.safetensors", model);
+  write_and_verify(pending.path() / "model.safetensors", model_tensors(*state.model));
   write_and_verify(pending.path() / "experts.safetensors", experts);
   write_file(pending.path() / "config.json", timm_config_json(source.config.vit, source.mean, source.std));
   json record = init_options(fusion);

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/recipe.h"
 #include "fusion/fused_update.h"
+#include "fusion_recipe.h"
 #include "numbers.h"
 
 namespace exfusion {
@@ -214,22 +215,6 @@ TEST(ExpertInit, KeepsTheSourceWhereOnlyRoundingWouldChangeIt) {
 }
 
 // ---- the recipe
-
-FusionConfig parse(const std::string& text) {
-  Recipe recipe = Recipe::parse(text, "test.yaml");
-  const FusionConfig config = FusionConfig::parse(recipe.root());
-  recipe.finish();
-  return config;
-}
-
-std::string problem_of(const std::string& text) {
-  try {
-    parse(text);
-  } catch (const RecipeError& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(ExpertInitRecipe, ReadsItsKeys) {
   const FusionConfig config = parse("{from: runs/dense, init: drop, drop_ratio: 0.25, permute: true}");

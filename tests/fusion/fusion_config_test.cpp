@@ -4,25 +4,10 @@
 
 #include "core/error.h"
 #include "core/recipe.h"
+#include "fusion_recipe.h"
 
 namespace exfusion {
 namespace {
-
-FusionConfig parse(const std::string& text) {
-  Recipe recipe = Recipe::parse(text, "test.yaml");
-  const FusionConfig config = FusionConfig::parse(recipe.root());
-  recipe.finish();
-  return config;
-}
-
-std::string problem_of(const std::string& text) {
-  try {
-    parse(text);
-  } catch (const RecipeError& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(FusionRecipe, ReadsEveryKey) {
   const FusionConfig config = parse(
