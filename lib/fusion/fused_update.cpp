@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "optim/instruction_sets.h"
+#include "core/instruction_sets.h"
 #include "optim/reduction.h"
 
 namespace exfusion {

@@ -22,6 +22,7 @@ class ViT : public Model {
 
  private:
   at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
+  at::Tensor pooled(const Residual& stream);   // [n, dim]
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
@@ -61,16 +62,21 @@ at::Tensor ViT::embed(const at::Tensor& images) {
 }
 
 at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {
-  auto x = embed(images);
+  Residual stream{embed(images), {}, {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const auto branch = static_cast<std::int64_t>(2 * i);
-    x = drop_path.defined()
-            ? blocks_[i]->forward(x, drop_path.select(1, branch), drop_path.select(1, branch + 1))
-            : blocks_[i]->forward(x, {}, {});
+    stream = drop_path.defined()
+                 ? blocks_[i]->forward(stream, drop_path.select(1, branch), drop_path.select(1, branch + 1))
+                 : blocks_[i]->forward(stream, {}, {});
   }
-  // timm norms all tokens before it takes the class token; the result is the same.
-  const auto pooled = cls_token_.defined() ? x.select(1, 0) : x.mean(1);
-  return head_->forward(norm_->forward(pooled));
+  return head_->forward(norm_->forward(pooled(stream)));
+}
+
+// timm norms all tokens before it takes the class token; the result is the same.
+at::Tensor ViT::pooled(const Residual& stream) {
+  if (!cls_token_.defined()) return add_branch(stream).mean(1);
+  const auto token = [](const at::Tensor& x) { return x.defined() ? x.slice(1, 0, 1) : x; };
+  return add_branch({token(stream.x), token(stream.branch), stream.factor}).squeeze(1);
 }
 
 std::vector<double> ViT::drop_path_rates() const {

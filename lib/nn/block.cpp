@@ -1,7 +1,5 @@
 #include "nn/block.h"
 
-#include "nn/drop_path.h"
-
 namespace exfusion {
 
 Block::Block(std::int64_t dim, std::int64_t heads, std::shared_ptr<FeedForward> mlp)
@@ -10,10 +8,11 @@ Block::Block(std::int64_t dim, std::int64_t heads, std::shared_ptr<FeedForward> 
       norm2_(register_module("norm2", std::make_shared<LayerNorm>(dim))),
       mlp_(register_module("mlp", std::move(mlp))) {}
 
-at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& attention_factor,
-                          const at::Tensor& ffn_factor) {
-  const auto attended = add_branch(x, attn_->forward(norm1_->forward(x)), attention_factor);
-  return add_branch(attended, mlp_->forward(norm2_->forward(attended)), ffn_factor);
+Residual Block::forward(const Residual& x, const at::Tensor& attention_factor, const at::Tensor& ffn_factor) {
+  const auto [stream, normed] = add_and_norm(x, *norm1_);
+  const Residual attended{stream, attn_->forward(normed), attention_factor};
+  const auto [sum, ffn_input] = add_and_norm(attended, *norm2_);
+  return {sum, mlp_->forward(ffn_input), ffn_factor};
 }
 
 }  // namespace exfusion

@@ -4,15 +4,16 @@
 
 #include "nn/attention.h"
 #include "nn/feed_forward.h"
+#include "nn/residual.h"
 
 namespace exfusion {
 
 class Block : public torch::nn::Module {
  public:
   Block(std::int64_t dim, std::int64_t heads, std::shared_ptr<FeedForward> mlp);
-  // x [n, tokens, dim] -> the same shape. The factors [n] multiply each sample's two branches
-  // (nn/drop_path.h); undefined: 1.
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& attention_factor, const at::Tensor& ffn_factor);
+  // The factors [n] multiply each sample's two branches (nn/drop_path.h); undefined: 1. The FFN's branch is
+  // left for the next norm to add.
+  Residual forward(const Residual& x, const at::Tensor& attention_factor, const at::Tensor& ffn_factor);
 
  private:
   std::shared_ptr<LayerNorm> norm1_;

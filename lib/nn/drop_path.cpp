@@ -27,9 +27,4 @@ at::Tensor drop_path_factors(const std::vector<double>& rates, std::uint64_t see
   return factors;
 }
 
-at::Tensor add_branch(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& factor) {
-  if (!factor.defined()) return x + branch;
-  return at::addcmul(x, branch, factor.view({-1, 1, 1}));  // one pass over memory
-}
-
 }  // namespace exfusion

@@ -14,7 +14,4 @@ namespace exfusion {
 at::Tensor drop_path_factors(const std::vector<double>& rates, std::uint64_t seed, std::int64_t epoch,
                              std::span<const std::int64_t> samples);
 
-// x + factor * branch for x, branch [n, tokens, dim] and factor [n]; an undefined factor is 1.
-at::Tensor add_branch(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& factor);
-
 }  // namespace exfusion

@@ -1,15 +1,68 @@
 #include "nn/ffn.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
 
+#include "nn/gelu_kernel.h"
 #include "nn/init.h"
+#include "nn/kernel_arrays.h"
 #include "nn/layer_selection.h"
 #include "nn/layers.h"
+#include "nn/matmul.h"
+#include "nn/precision.h"
 
 namespace exfusion {
+namespace {
 
-at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors) {
-  return at::linear(at::gelu(at::linear(x, tensors[0], tensors[1])), tensors[2], tensors[3]);
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor apply_gelu(const at::Tensor& x) {
+  const at::Tensor y = at::empty_like(x);
+  with_elements(x, [&]<class T>(T* elements) { gelu(x.numel(), elements, elements_of<T>(y)); });
+  return y;
+}
+
+// For x [rows, dim] in the type of the products. Keeps fc1's output but not its GELU, which the backward pass
+// computes again on the way to the derivative.
+struct FfnFunction : torch::autograd::Function<FfnFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight1,
+                            const at::Tensor& bias1, const at::Tensor& weight2, const at::Tensor& bias2,
+                            const FfnTensors& bf16) {
+    const NoAutocast no_autocast(c10::autocast_dispatch_keyset);
+    const at::ScalarType type = x.scalar_type();
+    const at::Tensor used1 = in_type(weight1, bf16[0], type), used2 = in_type(weight2, bf16[2], type);
+    const at::Tensor hidden = linear_product(x, used1, in_type(bias1, bf16[1], type));
+    context->save_for_backward({x, hidden, used1, used2});
+    return linear_product(apply_gelu(hidden), used2, in_type(bias2, bf16[3], type));
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &hidden = saved[1];
+    const at::Tensor g = gradients[0].contiguous();
+    const at::Tensor d_hidden = linear_input_gradient(g, saved[3]);  // of GELU's output, then of its input
+    const at::Tensor activated = at::empty_like(hidden);
+    const at::Tensor d_bias1 = at::empty({hidden.size(1)}, hidden.options().dtype(at::kFloat));
+    with_elements(hidden, [&]<class T>(T* elements) {
+      gelu_backward(hidden.size(0), hidden.size(1), elements, elements_of<T>(d_hidden),
+                    elements_of<T>(activated), d_bias1.data_ptr<float>());
+    });
+    const at::Tensor d_weight2 = linear_weight_gradient(g, activated), d_bias2 = linear_bias_gradient(g);
+    const at::Tensor d_x =
+        context->needs_input_grad(0) ? linear_input_gradient(d_hidden, saved[2]) : at::Tensor();
+    return {d_x, linear_weight_gradient(d_hidden, x), d_bias1, d_weight2, d_bias2, {}};
+  }
+};
+
+}  // namespace
+
+at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors, const FfnTensors& bf16) {
+  const at::ScalarType type = product_type(x);
+  if (!x.device().is_cpu() || type == at::kDouble || x.numel() == 0)
+    return at::linear(at::gelu(at::linear(x, tensors[0], tensors[1])), tensors[2], tensors[3]);
+  const at::Tensor rows = x.to(type).reshape({-1, x.size(-1)});
+  return FfnFunction::apply(rows, tensors[0], tensors[1], tensors[2], tensors[3], bf16).view(x.sizes());
 }
 
 Ffn::Ffn(std::int64_t dim, std::int64_t hidden)
@@ -18,7 +71,8 @@ Ffn::Ffn(std::int64_t dim, std::int64_t hidden)
 
 at::Tensor Ffn::forward(const at::Tensor& x) {
   if (watch_) watch_(x);
-  return ffn_output(x, parameters_in_order());
+  return ffn_output(x, parameters_in_order(),
+                    {fc1_->weight_bf16, fc1_->bias_bf16, fc2_->weight_bf16, fc2_->bias_bf16});
 }
 
 FfnTensors Ffn::parameters_in_order() const {

@@ -16,8 +16,9 @@ class Linear;
 inline constexpr std::array<const char*, 4> kFfnTensors = {"fc1.weight", "fc1.bias", "fc2.weight",
                                                            "fc2.bias"};
 
-// fc2(gelu(fc1(x))) with these tensors, [..., dim] -> [..., dim]
-at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors);
+// fc2(gelu(fc1(x))) with these tensors, [..., dim] -> [..., dim]; bf16 under autocast. `bf16` holds copies of
+// them in bf16, if someone keeps them.
+at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors, const FfnTensors& bf16 = {});
 
 class Ffn : public FeedForward {
  public:

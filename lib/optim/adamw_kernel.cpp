@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "optim/instruction_sets.h"
+#include "core/instruction_sets.h"
 
 namespace exfusion {
 namespace {

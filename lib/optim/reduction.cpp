@@ -4,7 +4,7 @@
 #include <bit>
 #include <vector>
 
-#include "optim/instruction_sets.h"
+#include "core/instruction_sets.h"
 
 namespace exfusion {
 namespace {

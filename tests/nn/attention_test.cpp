@@ -72,6 +72,55 @@ TEST(Attention, GradientIsThatOfLibtorchsOwnAttention) {
   EXPECT_LT(largest_difference(ours_qkv, values["qkv.weight"].grad()), 1e-5);
 }
 
+struct Shape {
+  std::int64_t tokens, heads, head_dim;
+};
+
+class AttentionShapes : public testing::TestWithParam<Shape> {};
+
+// Our kernel (and beyond its tokens the products) against libtorch's own attention in double precision.
+TEST_P(AttentionShapes, OutputAndGradientAreThoseOfDoublePrecision) {
+  const auto [tokens, heads, head_dim] = GetParam();
+  const std::int64_t dim = heads * head_dim;
+  Attention attention(dim, heads);
+  set_random_values(attention, 8);
+  for (const auto& parameter : attention.parameters()) parameter.detach().mul_(0.4);
+  const auto x = random_values({2, tokens, dim}, 9), gradient = random_values({2, tokens, dim}, 10);
+  const auto leaf = x.clone().requires_grad_();
+  const auto y = attention.forward(leaf);
+  y.backward(gradient);
+
+  const auto values = attention.named_parameters();
+  const auto at_double = [&](const char* name) { return values[name].detach().to(at::kDouble); };
+  const auto exact = x.to(at::kDouble).requires_grad_(), weight = at_double("qkv.weight").requires_grad_();
+  const auto qkv = at::linear(exact, weight, at_double("qkv.bias"))
+                       .view({2, tokens, 3, heads, head_dim})
+                       .permute({2, 0, 3, 1, 4});
+  const auto outputs = at::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]);
+  const auto expected = at::linear(outputs.transpose(1, 2).reshape({2, tokens, dim}),
+                                   at_double("proj.weight"), at_double("proj.bias"));
+  expected.backward(gradient.to(at::kDouble));
+  const auto relative = [](const at::Tensor& a, const at::Tensor& b) {
+    return largest_difference(a, b) / b.abs().max().item<double>();
+  };
+  EXPECT_LT(relative(y, expected), 2e-6);
+  EXPECT_LT(relative(leaf.grad(), exact.grad()), 5e-6);
+  EXPECT_LT(relative(values["qkv.weight"].grad(), weight.grad()), 5e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, AttentionShapes,
+                         testing::Values(Shape{1, 1, 1}, Shape{17, 4, 16}, Shape{50, 2, 64}, Shape{16, 1, 24},
+                                         Shape{33, 3, 10}, Shape{70, 1, 80}, Shape{256, 1, 8},
+                                         Shape{257, 1, 8}));
+
+TEST(Attention, ANumberThatIsNoneStaysOne) {
+  Attention attention(kDim, kHeads);
+  set_random_values(attention, 11);
+  const auto x = random_values({1, kTokens, kDim}, 12);
+  x[0][2][3] = NAN;
+  EXPECT_TRUE(attention.forward(x).isnan().all().item<bool>());
+}
+
 TEST(Attention, WorksUnderAutocastWithFp32Gradients) {
   Attention attention(kDim, kHeads);
   set_random_values(attention, 6);

@@ -48,25 +48,5 @@ TEST(DropPathFactors, DropAtTheRateAndKeepTheMean) {
   }
 }
 
-TEST(AddBranch, ScalesEachSamplesBranch) {
-  const auto x = at::randn({3, 2, 4}), branch = at::randn({3, 2, 4});
-  EXPECT_TRUE(at::equal(add_branch(x, branch, {}), x + branch));
-  const auto y = add_branch(x, branch, at::tensor({0.0f, 1.0f, 1.25f}));
-  EXPECT_TRUE(at::equal(y[0], x[0]));
-  EXPECT_TRUE(at::equal(y[1], x[1] + branch[1]));
-  EXPECT_TRUE(at::allclose(y[2], x[2] + 1.25 * branch[2]));
-}
-
-TEST(AddBranch, KeepsTheResidualInFp32WhenTheBranchIsBf16) {
-  const auto x = at::randn({2, 3, 4}).requires_grad_();
-  const auto branch = at::randn({2, 3, 4}).to(at::kBFloat16).requires_grad_();
-  const auto y = add_branch(x, branch, at::tensor({2.0f, 0.0f}));
-  EXPECT_EQ(y.scalar_type(), at::kFloat);
-  y.sum().backward();
-  EXPECT_EQ(branch.grad().scalar_type(), at::kBFloat16);
-  EXPECT_TRUE(at::equal(branch.grad()[0].to(at::kFloat), at::full({3, 4}, 2.0)));
-  EXPECT_TRUE(at::equal(branch.grad()[1].to(at::kFloat), at::zeros({3, 4})));
-}
-
 }  // namespace
 }  // namespace exfusion

@@ -4,8 +4,10 @@
 
 #include <cmath>
 
+#include "bf16_scope.h"
 #include "module_values.h"
 #include "nn/block.h"
+#include "nn/layers.h"
 
 namespace exfusion {
 namespace {
@@ -29,6 +31,57 @@ TEST(Ffn, FollowsTheFormulaWithTheExactGelu) {
     }
     for (std::int64_t i = 0; i < kDim; ++i) EXPECT_NEAR(y[0][token][i].item<double>(), expected[i], 1e-5);
   }
+}
+
+// Output and gradients of x and the four tensors.
+std::vector<at::Tensor> ffn_and_gradients(at::ScalarType type, bool bf16) {
+  FfnTensors tensors = {random_values({70, 24}, 1), random_values({70}, 2), random_values({24, 70}, 3),
+                        random_values({24}, 4)};
+  // Values that bf16 holds exactly, so that only the arithmetic differs.
+  const auto leaf = [&](const at::Tensor& x) {
+    return (x * 0.3).to(at::kBFloat16).to(type).requires_grad_();
+  };
+  for (at::Tensor& tensor : tensors) tensor = leaf(tensor);
+  const at::Tensor x = leaf(random_values({2, 33, 24}, 5) * 4.0);
+  at::Tensor y;
+  {
+    std::optional<Bf16Scope> scope;
+    if (bf16) scope.emplace();
+    y = ffn_output(x, tensors);
+  }
+  (y.to(type) * random_values({2, 33, 24}, 6).to(at::kBFloat16).to(type)).sum().backward();
+  std::vector<at::Tensor> all = {y.detach(), x.grad()};
+  for (const at::Tensor& tensor : tensors) all.push_back(tensor.grad());
+  return all;
+}
+
+TEST(Ffn, OutputAndGradientsAreThoseOfDoublePrecision) {
+  const auto expected = ffn_and_gradients(at::kDouble, false);  // libtorch's own operators
+  for (const bool bf16 : {false, true}) {
+    const auto found = ffn_and_gradients(at::kFloat, bf16);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(found[i].scalar_type(), bf16 && i == 0 ? at::kBFloat16 : at::kFloat);
+      const double scale = expected[i].norm().item<double>();
+      EXPECT_LT((found[i].to(at::kDouble) - expected[i]).norm().item<double>(), (bf16 ? 0.01 : 1e-6) * scale)
+          << "tensor " << i << (bf16 ? " in bf16" : " in fp32");
+    }
+  }
+}
+
+TEST(Ffn, ReadsTheCopiesInBf16WhereTheyAreKept) {
+  Ffn ffn(8, 20);
+  set_random_values(ffn, 7);
+  const auto x = random_values({3, 8}, 8);
+  const Bf16Scope scope;
+  const auto cast = ffn.forward(x);
+  for (const auto& module : ffn.modules(/*include_self=*/false)) {
+    auto& fc = dynamic_cast<Linear&>(*module);
+    fc.weight_bf16 = fc.weight.detach().to(at::kBFloat16);
+    fc.bias_bf16 = fc.bias.detach().to(at::kBFloat16);
+  }
+  EXPECT_TRUE(at::equal(ffn.forward(x), cast));
+  dynamic_cast<Linear&>(*ffn.modules(false)[1]).bias_bf16.zero_();
+  EXPECT_FALSE(at::equal(ffn.forward(x), cast));
 }
 
 TEST(Ffn, ParametersInOrderAreThoseOfTheNames) {

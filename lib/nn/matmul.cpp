@@ -1,0 +1,58 @@
+#include "nn/matmul.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "nn/gelu_kernel.h"
+#include "nn/kernel_arrays.h"
+
+namespace exfusion {
+namespace {
+
+// oneDNN's linear layer, an operator that libtorch registers for its compiler and has no C++ function for.
+at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight,
+                         const std::optional<at::Tensor>& bias) {
+  using Linear =
+      at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
+                 c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+  static const auto linear =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Linear>();
+  return linear.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+bool has_onednn(const at::Tensor& x) {
+  static const bool registered =
+      at::hasMKLDNN() &&
+      c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""}).has_value();
+  return registered && x.device().is_cpu() && x.numel() > 0 &&
+         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
+
+}  // namespace
+
+at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!has_onednn(x)) return at::linear(x, weight, bias);
+  return onednn_linear(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+}
+
+at::Tensor linear_input_gradient(const at::Tensor& g, const at::Tensor& weight) {
+  if (g.scalar_type() != at::kFloat || !has_onednn(g)) return at::mm(g, weight);
+  return onednn_linear(g, weight.t(), std::nullopt);
+}
+
+at::Tensor linear_weight_gradient(const at::Tensor& g, const at::Tensor& x) {
+  if (g.scalar_type() != at::kFloat || !has_onednn(g)) return at::mm(g.t(), x).to(at::kFloat);
+  // oneDNN is faster where the longer side is the row of the result.
+  if (g.size(1) > x.size(1)) return onednn_linear(x.t(), g.t(), std::nullopt).t();
+  return onednn_linear(g.t(), x.t(), std::nullopt);
+}
+
+at::Tensor linear_bias_gradient(const at::Tensor& g) {
+  if (!in_kernel_form(g)) return g.sum(0, /*keepdim=*/false, at::kFloat);
+  const at::Tensor sums = at::empty({g.size(1)}, g.options().dtype(at::kFloat));
+  with_elements(g,
+                [&](auto* elements) { column_sums(g.size(0), g.size(1), elements, sums.data_ptr<float>()); });
+  return sums;
+}
+
+}  // namespace exfusion
