@@ -20,19 +20,20 @@ namespace po = boost::program_options;
 
 constexpr double kBudget = 6e9;  // bytes of one case: larger ones get fewer layers, and their row says so
 constexpr double kPassBar = 0.90, kAddedBar = 1.2;
-constexpr double kDenseBytes = 28.0;  // of a dense update, per parameter: w, m, v read and written, G read
+constexpr double kWalkBytes = 28.0;  // AdamW in place, per parameter: w, m, v read and written, G read
 
 constexpr const char* kUsage =
     "bench_update [--sizes LIST] [--experts LIST] [--weights LIST]\n\n"
     "The update pass of the fused FFNs beside what memory allows. Two rows a case: the pass against a walk\n"
     "over the same bytes, and what it adds to the dense update against what the added bytes cost.\n";
 
-// What the walk writes besides the fp32 weights; a further output is a row here and a line in Case::Case.
+// What the updates, ours and the dense one, write besides the fp32 weights.
 struct Output {
   const char* name;
   double bytes;  // per FFN parameter
+  void (*prepare)(FlatParameters& flat);
 };
-constexpr std::array kOutputs = {Output{"fp32", 0.0}};
+constexpr std::array kOutputs = {Output{"fp32", 0.0, [](FlatParameters&) {}}};
 
 struct Size {
   std::string name;
@@ -76,13 +77,14 @@ struct AdamWWalk {
 
 // The FFNs of a model in one flat buffer, with their experts, and the dense optimizer of the same parameters.
 struct Case {
-  Case(const Size& size, const std::string& weights, std::int64_t experts)
+  Case(const Size& size, const std::string& weights, std::int64_t experts, const Output& output)
       : flat(slots(size)), dense(flat, 0, flat.slots().size()) {
     FusionConfig config;
     config.experts = experts;
     config.weights = weights;
     config.init = "copy";  // quick to make; the arithmetic is the same
     flat.gradients().fill_(1e-3);
+    output.prepare(flat);
     for (std::int64_t i = 0; i < size.layers; ++i)
       banks.emplace_back(config, flat, static_cast<std::size_t>(4 * i), "mlp", i, 1);
   }
@@ -103,16 +105,17 @@ struct Case {
 struct Bytes {
   Bytes(const std::string& weights, std::int64_t experts, const Output& output)
       : walked(4.0 * static_cast<double>(6 * experts + 2) + output.bytes),
-        read(weights == "learned" ? 4.0 * static_cast<double>(experts + 1) : 0.0) {}
-  double walked, read;
+        read(weights == "learned" ? 4.0 * static_cast<double>(experts + 1) : 0.0),
+        dense(kWalkBytes + output.bytes) {}
+  double walked, read, dense;
 };
 
 // As many layers as the budget has room for: parameters and gradients, experts and moments, and the
 // yardsticks.
 Size fitting(Size size, std::int64_t experts, const Bytes& bytes) {
   const double parameters = static_cast<double>(2 * size.dim * size.hidden + size.dim + size.hidden);
-  const double layer =
-      parameters * (16.0 + 12.0 * static_cast<double>(experts) + bytes.walked / 28.0 * 16.0 + bytes.read);
+  const double layer = parameters * (16.0 + 12.0 * static_cast<double>(experts) +
+                                     bytes.walked / kWalkBytes * 16.0 + bytes.read);
   size.layers = std::clamp<std::int64_t>(static_cast<std::int64_t>(kBudget / layer), 1, size.layers);
   return size;
 }
@@ -121,9 +124,9 @@ void measure(BenchReport& report, const Size& asked, const std::string& weights,
              const Output& output, int rounds) {
   const Bytes bytes(weights, experts, output);
   const Size size = fitting(asked, experts, bytes);
-  Case fused(size, weights, experts);
+  Case fused(size, weights, experts, output);
   const auto parameters = static_cast<double>(fused.flat.values().numel());
-  AdamWWalk walk(static_cast<std::int64_t>(parameters * bytes.walked / kDenseBytes));
+  AdamWWalk walk(static_cast<std::int64_t>(parameters * bytes.walked / kWalkBytes));
   const at::Tensor read = at::ones({static_cast<std::int64_t>(parameters * bytes.read / 4.0)}, at::kInt);
   std::vector<double> pass, added, update_ms, dense_ms, yardstick_ms, added_ms, added_least_ms;
   for (int round = 0; round <= rounds; ++round) {
@@ -134,7 +137,7 @@ void measure(BenchReport& report, const Size& asked, const std::string& weights,
     const double dense = milliseconds([&] { fused.dense.step(AdamWConfig(), 1e-3, round + 1, 1.0f); });
     const double yardstick = walked + milliseconds([&] { read_walk(read); });
     if (round == 0) continue;  // first touch
-    const double least = walked * (bytes.walked + bytes.read - kDenseBytes) / bytes.walked;
+    const double least = walked * (bytes.walked + bytes.read - bytes.dense) / bytes.walked;
     pass.push_back(yardstick / update), added.push_back((update - dense) / least);
     update_ms.push_back(update), dense_ms.push_back(dense), yardstick_ms.push_back(yardstick);
     added_ms.push_back(update - dense), added_least_ms.push_back(least);
