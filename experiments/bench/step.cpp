@@ -1,29 +1,61 @@
-// bench_step: milliseconds of a training step, arms interleaved in one process: dense, and fused with N
-// experts.
-//
-//   bench_step RECIPE [--arms dense,learned:4,learned:8] [--rounds 15] [--json FILE]
-//   bench_step RECIPE --serve ARM       one step per line read from stdin, its milliseconds on stdout
-//   (peers.py interleaves this
-//                                       process with PyTorch's)
-#include <ATen/ATen.h>
+// Question: what does fusion add to our own dense training step, in time and in memory?
+// Command: ./dev bench step
+// Arms of one case (model, batch, precision) take turns step by step in one process, on made-up images. With
+// --serve another process decides whose turn it is: peers.py interleaves PyTorch's steps with these.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <fstream>
+#include <array>
 #include <iostream>
-#include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
 #include <sstream>
 
+#include "bench.h"
+#include "core/error.h"
 #include "core/recipe.h"
 #include "data/loader.h"
+#include "train/cost.h"
 #include "train/run_config.h"
 #include "train/step.h"
 
 namespace exfusion {
 namespace {
+
+namespace po = boost::program_options;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kUsage =
+    "bench_step [--models LIST] [--precisions LIST] [--arms LIST] [--memory] [--set key=value]...\n\n"
+    "Milliseconds of a training step and peak memory, fused against dense. An arm is `dense` or WEIGHTS:N,\n"
+    "as learned:4. Peak memory is measured first, each arm in a process of its own.\n";
+
+constexpr const char* kArms = "dense,static:4,static:8,learned:4,learned:8,memory:4,memory:8";
+
+struct Model {
+  const char *name, *recipe;
+  std::int64_t batch;
+  std::vector<std::string> sets;
+};
+const std::array<Model, 3> kModels = {{{"vit_s", "vit_s.yaml", 64, {}},
+                                       {"vit_ti", "vit_s.yaml", 64, {"model.size=Ti"}},
+                                       {"quickstart", "quickstart.yaml", 128, {}}}};
+
+struct Case {
+  Model model;
+  std::int64_t batch;
+  std::string precision;
+  std::vector<std::string> arms, sets;  // sets: of the command line
+  std::string name(std::string arm) const {
+    std::replace(arm.begin(), arm.end(), ':', '_');
+    const auto n = arm.find('_');
+    if (n != std::string::npos) arm.insert(n + 1, "n");
+    return fmt::format("step/{}/b{}/{}/{}", model.name, batch, arm, precision);
+  }
+};
 
 struct Arm {
   std::string name;
@@ -32,97 +64,207 @@ struct Arm {
   std::vector<double> milliseconds;
 };
 
-// "dense", "static:4", "learned:8" applied to the recipe.
-Arm make_arm(const std::string& recipe_file, const std::string& name, const std::vector<std::string>& more) {
-  std::vector<std::string> sets = more;
-  const auto colon = name.find(':');
-  if (colon == std::string::npos) {
-    sets.push_back("fusion=none");
-  } else {
-    sets.push_back("fusion={experts: " + name.substr(colon + 1) + ", weights: " + name.substr(0, colon) +
-                   "}");
-  }
-  Recipe recipe = Recipe::load(recipe_file, sets);
-  Arm arm{.name = name, .config = parse_run(recipe)};
-  if (arm.config.train.threads > 0) at::set_num_threads(static_cast<int>(arm.config.train.threads));
+// What peers.py gives PyTorch as well: one micro-batch, clipping, no drop path; and images that need no file.
+RunConfig arm_config(const Case& given, const std::string& arm) {
+  std::vector<std::string> sets = given.model.sets;
+  const auto colon = arm.find(':');
+  sets.push_back(colon == std::string::npos ? "fusion=none"
+                                            : fmt::format("fusion={{experts: {}, weights: {}}}",
+                                                          arm.substr(colon + 1), arm.substr(0, colon)));
+  for (const char* key : {"global_batch", "micro_batch"})
+    sets.push_back(fmt::format("train.{}={}", key, given.batch));
+  sets.insert(sets.end(), {"train.precision=" + given.precision, "train.clip=1.0", "model.drop_path=0.0",
+                           "data.name=synthetic"});
+  sets.insert(sets.end(), given.sets.begin(), given.sets.end());
+  Recipe recipe = Recipe::load(std::string(EXFUSION_RECIPES) + "/" + given.model.recipe, sets);
+  return parse_run(recipe);
+}
+
+Arm make_arm(const Case& given, const std::string& name) {
+  Arm arm{.name = name, .config = arm_config(given, name)};
   arm.state = make_training_state(arm.config);
   return arm;
 }
 
+Batch first_batch(const RunConfig& config) {
+  const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
+  return make_batch(*data.train,
+                    {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
+}
+
 double timed_step(Arm& arm, const Batch& batch) {
-  const auto start = std::chrono::steady_clock::now();
-  train_step(arm.config, arm.state, batch, 1'000'000, 1'000'000);
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return milliseconds([&] { train_step(arm.config, arm.state, batch, 1'000'000, 1'000'000); });
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+// Bytes after two steps of a process that does nothing else, and what the state should take.
+Json memory_of_this_process(const Case& given, const std::string& name) {
+  const Batch batch = first_batch(arm_config(given, name));
+  const double before = status_bytes("VmRSS");
+  Arm arm = make_arm(given, name);
+  double weights = static_cast<double>(arm.state.parameters->values().nbytes());
+  const double gradients = weights;
+  double moments = 2.0 * weights;
+  for (const ExpertBank& bank : arm.state.banks) {
+    for (const at::Tensor& tensor : bank.expert_tensors()) {
+      const auto experts = static_cast<double>(tensor.nbytes());
+      weights += experts;
+      moments += 2.0 * experts - 2.0 * experts / static_cast<double>(bank.experts());
+    }
+  }
+  const double formula = training_cost(arm.config, arm.state).state_bytes;
+  timed_step(arm, batch), timed_step(arm, batch);
+  return {{"weights_MB", weights / 1e6}, {"gradients_MB", gradients / 1e6},
+          {"moments_MB", moments / 1e6}, {"state_MB", formula / 1e6},
+          {"before_MB", before / 1e6},   {"peak_MB", status_bytes("VmHWM") / 1e6}};
 }
 
-double peak_megabytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024.0;
+// A process cannot un-peak, so each arm has one: forked before this one starts threads or allocates tensors.
+Json memory_in_a_child(const Case& given, const std::string& arm) {
+  std::array<int, 2> ends{};
+  if (pipe(ends.data()) != 0) throw Failure("no pipe for a child process");
+  const pid_t child = fork();
+  if (child < 0) throw Failure("no child process");
+  if (child == 0) {
+    const int code = run_program("bench_step", [&] {
+      const std::string text = memory_of_this_process(given, arm).dump();
+      return write(ends[1], text.data(), text.size()) == static_cast<ssize_t>(text.size()) ? 0 : 1;
+    });
+    _exit(code);
+  }
+  close(ends[1]);
+  std::string text;
+  std::array<char, 512> piece{};
+  for (ssize_t got = 0; (got = read(ends[0], piece.data(), piece.size())) > 0;)
+    text.append(piece.data(), static_cast<std::size_t>(got));
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 2) throw UsageError("no memory of " + given.name(arm));
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw Failure("no memory of " + given.name(arm));
+  return Json::parse(text);
 }
 
-int serve(Arm& arm, const Batch& batch) {
+// Rows NAME/memory: peak memory over dense's, without a bar.
+std::vector<BenchRow> memory_rows(const Case& given) {
+  std::vector<BenchRow> rows;
+  double base = 0.0;
+  for (const std::string& arm : given.arms) {
+    const Json memory = memory_in_a_child(given, arm);
+    const double peak = memory["peak_MB"].get<double>();
+    if (rows.empty()) base = peak;
+    BenchRow row{.name = given.name(arm) + "/memory", .samples = {peak / base}};
+    for (const auto& [name, value] : memory.items()) row.measured.emplace_back(name, value.get<double>());
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+void time_case(BenchReport& report, const Case& given, int rounds) {
+  std::vector<Arm> arms;
+  for (const std::string& name : given.arms) arms.push_back(make_arm(given, name));
+  const Batch batch = first_batch(arms.front().config);
+  std::vector<std::size_t> order(arms.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::mt19937 random;
+  for (int round = 0; round <= rounds; ++round) {
+    std::ranges::shuffle(order, random);  // no arm always follows the one that fills the cache
+    for (const std::size_t i : order) {
+      const double time = timed_step(arms[i], batch);
+      if (round > 0) arms[i].milliseconds.push_back(time);
+    }
+  }
+  const std::vector<double>& base = arms.front().milliseconds;
+  for (const Arm& arm : arms) {
+    if (&arm == &arms.front()) continue;
+    std::vector<double> ratios, added;
+    for (std::size_t i = 0; i < base.size(); ++i) {
+      ratios.push_back(arm.milliseconds[i] / base[i]);
+      added.push_back(arm.milliseconds[i] - base[i]);
+    }
+    report.add({.name = given.name(arm.name),
+                .samples = ratios,
+                .measured = {{"ms", median(arm.milliseconds)},
+                             {arms.front().name + "_ms", median(base)},
+                             {"added_ms", median(added)}}});
+  }
+}
+
+// One line of JSON when ready; then for each line "ARM STEPS" of stdin the milliseconds of a step, averaged
+// over STEPS in a row, and the peak memory so far in MB.
+int serve(const Case& given) {
+  std::vector<Arm> arms;
+  for (const std::string& name : given.arms) arms.push_back(make_arm(given, name));
+  const Batch batch = first_batch(arms.front().config);
+  for (Arm& arm : arms) timed_step(arm, batch);
+  std::cout << Json{{"versions", bench_versions()}, {"threads", at::get_num_threads()}}.dump() << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
-    std::cout << timed_step(arm, batch) << " " << peak_megabytes() << std::endl;
+    std::istringstream words(line);
+    std::string name, steps;
+    words >> name >> steps;
+    const auto count = parse_number("serve", steps, 1, 1'000'000);
+    const auto arm = std::ranges::find(arms, name, &Arm::name);
+    if (arm == arms.end()) throw UsageError("--serve: no arm " + name);
+    double time = 0.0;
+    for (std::int64_t i = 0; i < count; ++i) time += timed_step(*arm, batch);
+    std::cout << time / static_cast<double>(count) << " " << status_bytes("VmHWM") / 1e6 << std::endl;
   }
   return 0;
 }
 
-int run(const std::vector<std::string>& arguments) {
-  std::string recipe, arms = "dense,learned:4,learned:8", json_file, served;
-  std::vector<std::string> sets;
-  int rounds = 15;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const auto value = [&] { return i + 1 < arguments.size() ? arguments[++i] : std::string(); };
-    if (arguments[i] == "--arms")
-      arms = value();
-    else if (arguments[i] == "--rounds")
-      rounds = std::stoi(value());
-    else if (arguments[i] == "--json")
-      json_file = value();
-    else if (arguments[i] == "--serve")
-      served = value();
-    else if (arguments[i] == "--set")
-      sets.push_back(value());
-    else
-      recipe = arguments[i];
-  }
-  if (recipe.empty()) recipe = "recipes/vit_s.yaml", sets.push_back("train.global_batch=64");
+ProgramOptions describe_options() {
+  ProgramOptions program{kUsage, po::options_description("Options"), ""};
+  program.options.add_options()(
+      "models", po::value<std::string>()->default_value("vit_s,quickstart")->value_name("LIST"),
+      "vit_s, vit_ti, quickstart")("batch", po::value<int>()->value_name("N"),
+                                   "images of a step (default: 64, quickstart 128)")(
+      "precisions", po::value<std::string>()->default_value("fp32,bf16")->value_name("LIST"), "fp32, bf16")(
+      "arms", po::value<std::string>()->default_value(kArms, "all")->value_name("LIST"),
+      "the first is what the others are compared with; all: dense, and static, learned, memory with 4 and 8")(
+      "set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
+      "a key of the recipe, for every arm")("memory", po::bool_switch(), "peak memory only, no times")(
+      "serve", po::bool_switch(), "steps on demand: lines \"ARM STEPS\" on stdin; one model and precision");
+  add_threads_option(program);
+  add_bench_options(program, 50);
+  return program;
+}
 
-  std::vector<Arm> all;
-  std::istringstream names(served.empty() ? arms : served);
-  for (std::string name; std::getline(names, name, ',');) all.push_back(make_arm(recipe, name, sets));
-  const RunConfig& config = all.front().config;
-  const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
-  const Batch batch = make_batch(
-      *data.train, {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
-  for (Arm& arm : all) timed_step(arm, batch);
-  if (!served.empty()) return serve(all.front(), batch);
+std::vector<Case> parse_cases(const po::variables_map& given) {
+  std::vector<Case> cases;
+  const auto arms = split_list("arms", given["arms"].as<std::string>());
+  const auto sets =
+      given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>();
+  const int batch = given.count("batch") ? given["batch"].as<int>() : 0;
+  if (given.count("batch") && batch < 1) throw UsageError("--batch must be at least 1");
+  for (const std::string& name : split_list("models", given["models"].as<std::string>())) {
+    const auto model = std::ranges::find(kModels, name, &Model::name);
+    if (model == kModels.end()) throw UsageError("--models " + name + ": choose vit_s, vit_ti or quickstart");
+    for (const std::string& precision : split_list("precisions", given["precisions"].as<std::string>()))
+      cases.push_back({*model, batch > 0 ? batch : model->batch, precision, arms, sets});
+  }
+  for (const Case& one : cases) {
+    for (const std::string& arm : arms) arm_config(one, arm);  // refused now rather than after an hour
+  }
+  return cases;
+}
 
-  for (int round = 0; round < rounds; ++round) {
-    for (Arm& arm : all) arm.milliseconds.push_back(timed_step(arm, batch));
+int run(int argc, char** argv) {
+  const ProgramOptions program = describe_options();
+  const po::variables_map given = parse_options(program, argc, argv);
+  if (answered(program, given)) return 0;
+  const std::vector<Case> cases = parse_cases(given);
+  const BenchOptions options = read_bench_options(given);
+  if (given["serve"].as<bool>()) {
+    if (cases.size() != 1) throw UsageError("--serve takes one model and one precision");
+    return serve(cases.front());
   }
-  nlohmann::json rows = nlohmann::json::array();
-  const double base = median(all.front().milliseconds);
-  fmt::print("{} images, {}, {} threads, {} rounds, medians\n{:<14}{:>10}{:>10}{:>10}\n",
-             config.train.global_batch, config.train.precision, at::get_num_threads(), rounds, "arm", "ms",
-             "over base", "ratio");
-  for (const Arm& arm : all) {
-    const double time = median(arm.milliseconds);
-    fmt::print("{:<14}{:>10.1f}{:>10.1f}{:>10.3f}\n", arm.name, time, time - base, time / base);
-    rows.push_back({{"name", "step/" + config.name + "/b" + std::to_string(config.train.global_batch) + "/" +
-                                 arm.name + "/" + config.train.precision},
-                    {"ratio", time / base},
-                    {"samples", arm.milliseconds}});
+  std::vector<BenchRow> memory;
+  for (const Case& one : cases) {
+    for (BenchRow& row : memory_rows(one)) memory.push_back(std::move(row));
   }
-  if (!json_file.empty())
-    std::ofstream(json_file) << nlohmann::json({{"threads", at::get_num_threads()}, {"rows", rows}}).dump(1)
-                             << "\n";
+  BenchReport report(options);
+  for (const BenchRow& row : memory) report.add(row);
+  if (given["memory"].as<bool>()) return 0;
+  for (const Case& one : cases) time_case(report, one, options.rounds);
   return 0;
 }
 
@@ -130,10 +272,5 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace exfusion
 
 int main(int argc, char** argv) {
-  try {
-    return exfusion::run({argv + 1, argv + argc});
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "bench_step: {}\n", error.what());
-    return 2;
-  }
+  return exfusion::run_program("bench_step", [&] { return exfusion::run(argc, argv); });
 }

@@ -1,45 +1,57 @@
-// Question: how near is the expert bank's update (dots and walk) to what memory allows? Bar: 0.90 of the time
-// that a read-only walk over the dots' bytes and an in-place AdamW walk over the rest take in this process.
-// Command: bench_update [--json FILE]
-// 12 FFNs of ViT-S (384, 1536), learned weights, N = 1, 2, 4, 8; rounds interleaved, medians.
+// Question: how near is the expert bank's update (dots and walk) to what memory allows, and what does it add
+// to the dense update of the same FFNs? Command: ./dev bench update Yardsticks of the same process and round:
+// a read-only walk over the dots' bytes and libtorch's fused AdamW in place over the others. The norm's own
+// read of G is in no row: a dense step has it too.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <string>
-#include <vector>
+#include <array>
 
+#include "bench.h"
+#include "core/error.h"
 #include "fusion/expert_bank.h"
 #include "nn/ffn.h"
 
+namespace exfusion {
 namespace {
 
-using namespace exfusion;
+namespace po = boost::program_options;
 
-constexpr std::int64_t kDim = 384, kHidden = 1536, kLayers = 12;
-constexpr int kRounds = 15;
+constexpr double kBudget = 6e9;  // bytes of one case: larger ones get fewer layers, and their row says so
+constexpr double kPassBar = 0.90, kAddedBar = 1.2;
+constexpr double kWalkBytes = 28.0;  // AdamW in place, per parameter: w, m, v read and written, G read
 
-double milliseconds(const auto& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-}
+constexpr const char* kUsage =
+    "bench_update [--sizes LIST] [--experts LIST] [--weights LIST]\n\n"
+    "The update pass of the fused FFNs beside what memory allows. Two rows a case: the pass against a walk\n"
+    "over the same bytes, and what it adds to the dense update against what the added bytes cost.\n";
 
-double median(std::vector<double> x) {
-  std::ranges::sort(x);
-  return x[x.size() / 2];
-}
+// What the updates, ours and the dense one, write besides the fp32 weights.
+struct Output {
+  const char* name;
+  double bytes;  // per FFN parameter
+  void (*prepare)(FlatParameters& flat);
+};
+constexpr std::array kOutputs = {Output{"fp32", 0.0, [](FlatParameters&) {}}};
 
-std::string machine() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(file, line) && !line.starts_with("model name")) {
+struct Size {
+  std::string name;
+  std::int64_t dim, hidden, layers;
+};
+const std::array kSizes = {Size{"vit_s", 384, 1536, 12}, Size{"vit_b", 768, 3072, 12},
+                           Size{"odd", 381, 1523, 12}};
+
+// A name of the table, or DIMxHIDDENxLAYERS.
+Size parse_size(const std::string& text) {
+  for (const Size& size : kSizes) {
+    if (size.name == text) return size;
   }
-  return line.empty() ? "unknown" : line.substr(line.find(':') + 2);
+  const auto first = text.find('x'), second = text.rfind('x');
+  if (first == second) throw UsageError("--sizes " + text + ": give vit_s, vit_b, odd or DIMxHIDDENxLAYERS");
+  const auto number = [](const std::string& digits) { return parse_number("sizes", digits, 1, 100'000); };
+  return {text, number(text.substr(0, first)), number(text.substr(first + 1, second - first - 1)),
+          number(text.substr(second + 1))};
 }
 
 // Reads every byte once; whole numbers, so that any compiler vectorises the sum.
@@ -63,57 +75,133 @@ struct AdamWWalk {
   at::Tensor w, m, v, g, count = at::zeros({});
 };
 
-nlohmann::json row(const std::string& name, double yardstick, double ours, double gigabytes, double bar) {
-  const double ratio = yardstick / ours;
-  std::printf("%-22s %9.2f %9.2f %8.1f %7.3f   %.2f  %s\n", name.c_str(), ours, yardstick,
-              gigabytes / ours * 1e3, ratio, bar, ratio >= bar ? "holds" : "fails");
-  return {{"name", name}, {"ratio", ratio}, {"bar", bar}, {"holds", ratio >= bar}, {"samples", kRounds}};
+// The FFNs of a model in one flat buffer, with their experts, and the dense optimizer of the same parameters.
+struct Case {
+  Case(const Size& size, const std::string& weights, std::int64_t experts, const Output& output)
+      : flat(slots(size)), dense(flat, 0, flat.slots().size()) {
+    FusionConfig config;
+    config.experts = experts;
+    config.weights = weights;
+    config.init = "copy";  // quick to make; the arithmetic is the same
+    flat.gradients().fill_(1e-3);
+    output.prepare(flat);
+    for (std::int64_t i = 0; i < size.layers; ++i)
+      banks.emplace_back(config, flat, static_cast<std::size_t>(4 * i), "mlp", i, 1);
+  }
+  static std::vector<ParameterSlot> slots(const Size& size) {
+    std::vector<ParameterSlot> all;
+    for (std::int64_t layer = 0; layer < size.layers; ++layer) {
+      for (const at::Tensor& value : initial_ffn(size.dim, size.hidden, 1, layer, 0))
+        all.push_back({.name = "", .parameter = value, .decay = value.dim() > 1});
+    }
+    return all;
+  }
+  FlatParameters flat;
+  DenseAdamW dense;
+  std::vector<ExpertBank> banks;
+};
+
+// Bytes per FFN parameter. Learned weights need the dots <G, W_k> before the walk; static ones nothing.
+struct Bytes {
+  Bytes(const std::string& weights, std::int64_t experts, const Output& output)
+      : walked(4.0 * static_cast<double>(6 * experts + 2) + output.bytes),
+        read(weights == "learned" ? 4.0 * static_cast<double>(experts + 1) : 0.0),
+        dense(kWalkBytes + output.bytes) {}
+  double walked, read, dense;
+};
+
+// As many layers as the budget has room for: parameters and gradients, experts and moments, and the
+// yardsticks.
+Size fitting(Size size, std::int64_t experts, const Bytes& bytes) {
+  const double parameters = static_cast<double>(2 * size.dim * size.hidden + size.dim + size.hidden);
+  const double layer = parameters * (16.0 + 12.0 * static_cast<double>(experts) +
+                                     bytes.walked / kWalkBytes * 16.0 + bytes.read);
+  size.layers = std::clamp<std::int64_t>(static_cast<std::int64_t>(kBudget / layer), 1, size.layers);
+  return size;
 }
 
-nlohmann::json update_row(std::int64_t experts) {
-  std::vector<ParameterSlot> slots;
-  for (std::int64_t layer = 0; layer < kLayers; ++layer) {
-    const auto values = initial_ffn(kDim, kHidden, 1, layer, 0);
-    for (const at::Tensor& value : values) slots.push_back({.name = "", .parameter = value});
-  }
-  FlatParameters flat(slots);
-  flat.gradients().fill_(1e-3);
-  FusionConfig config;
-  config.experts = experts;
-  config.init = "copy";  // quick to make; the arithmetic is the same
-  std::vector<ExpertBank> banks;
-  for (std::int64_t i = 0; i < kLayers; ++i) {
-    banks.emplace_back(config, flat, static_cast<std::size_t>(4 * i), "mlp", i, 1);
-  }
-
-  const std::int64_t parameters = flat.values().numel(), walked = 6 * experts + 2, dotted = experts + 1;
-  AdamWWalk walk(parameters * walked / 7);
-  const at::Tensor read = at::ones({parameters * dotted}, at::kInt);
-  std::vector<double> ours, yardstick;
-  for (int round = 0; round <= kRounds; ++round) {
-    const double one = milliseconds([&] {
-      for (ExpertBank& bank : banks) bank.update(AdamWConfig(), 1e-3, 1e-3, round + 1, 1.0f);
+void measure(BenchReport& report, const Size& asked, const std::string& weights, std::int64_t experts,
+             const Output& output, int rounds) {
+  const Bytes bytes(weights, experts, output);
+  const Size size = fitting(asked, experts, bytes);
+  Case fused(size, weights, experts, output);
+  const auto parameters = static_cast<double>(fused.flat.values().numel());
+  AdamWWalk walk(static_cast<std::int64_t>(parameters * bytes.walked / kWalkBytes));
+  const at::Tensor read = at::ones({static_cast<std::int64_t>(parameters * bytes.read / 4.0)}, at::kInt);
+  std::vector<double> pass, added, update_ms, dense_ms, yardstick_ms, added_ms, added_least_ms;
+  for (int round = 0; round <= rounds; ++round) {
+    const double update = milliseconds([&] {
+      for (ExpertBank& bank : fused.banks) bank.update(AdamWConfig(), 1e-3, 1e-3, round + 1, 1.0f);
     });
-    const double other = milliseconds([&] { walk.step(); }) + milliseconds([&] { read_walk(read); });
+    const double walked = milliseconds([&] { walk.step(); });
+    const double dense = milliseconds([&] { fused.dense.step(AdamWConfig(), 1e-3, round + 1, 1.0f); });
+    const double yardstick = walked + milliseconds([&] { read_walk(read); });
     if (round == 0) continue;  // first touch
-    ours.push_back(one);
-    yardstick.push_back(other);
+    const double least = walked * (bytes.walked + bytes.read - bytes.dense) / bytes.walked;
+    pass.push_back(yardstick / update), added.push_back((update - dense) / least);
+    update_ms.push_back(update), dense_ms.push_back(dense), yardstick_ms.push_back(yardstick);
+    added_ms.push_back(update - dense), added_least_ms.push_back(least);
   }
-  const double gigabytes = 4e-9 * static_cast<double>(parameters * (walked + dotted));
-  return row("bank update, N = " + std::to_string(experts), median(yardstick), median(ours), gigabytes, 0.90);
+  const std::string name =
+      fmt::format("update/{}/{}n{}", asked.name, weights == "learned" ? "" : weights + "_", experts);
+  const double gigabytes = 1e-9 * parameters * (bytes.walked + bytes.read), layers = size.layers;
+  report.add({name + "/" + output.name,
+              pass,
+              Bar::at_least,
+              kPassBar,
+              {{"ms", median(update_ms)},
+               {"yardstick_ms", median(yardstick_ms)},
+               {"GB/s", gigabytes / median(update_ms) * 1e3},
+               {"layers", layers}}});
+  report.add({name + "/added/" + output.name,
+              added,
+              Bar::at_most,
+              kAddedBar,
+              {{"ms", median(added_ms)},
+               {"bytes_ms", median(added_least_ms)},
+               {"dense_ms", median(dense_ms)},
+               {"layers", layers}}});
+}
+
+int run(int argc, char** argv) {
+  ProgramOptions program{kUsage, po::options_description("Options"), ""};
+  program.options.add_options()(
+      "sizes", po::value<std::string>()->default_value("vit_s,vit_b,odd")->value_name("LIST"),
+      "vit_s, vit_b, odd or DIMxHIDDENxLAYERS")(
+      "experts", po::value<std::string>()->default_value("1,2,4,8,16")->value_name("LIST"),
+      "numbers of experts")("weights",
+                            po::value<std::string>()->default_value("learned,static")->value_name("LIST"),
+                            "learned (dots before the walk), static (none)");
+  add_threads_option(program);
+  add_bench_options(program, 21);
+  const po::variables_map given = parse_options(program, argc, argv);
+  if (answered(program, given)) return 0;
+  std::vector<Size> sizes;
+  for (const std::string& text : split_list("sizes", given["sizes"].as<std::string>()))
+    sizes.push_back(parse_size(text));
+  std::vector<std::int64_t> experts;
+  for (const std::string& text : split_list("experts", given["experts"].as<std::string>()))
+    experts.push_back(parse_number("experts", text, 1, kMaxExperts));
+  const auto weights = split_list("weights", given["weights"].as<std::string>());
+  for (const std::string& name : weights) {
+    if (name != "learned" && name != "static")
+      throw UsageError("--weights " + name + ": choose learned or static");
+  }
+  const BenchOptions options = read_bench_options(given);
+  BenchReport report(options);
+  for (const Size& size : sizes) {
+    for (const std::string& mode : weights) {
+      for (const std::int64_t n : experts) {
+        for (const Output& output : kOutputs) measure(report, size, mode, n, output, options.rounds);
+      }
+    }
+  }
+  return 0;
 }
 
 }  // namespace
+}  // namespace exfusion
 
 int main(int argc, char** argv) {
-  const bool json = argc == 3 && std::string(argv[1]) == "--json";
-  if (argc != 1 && !json) return std::fputs("usage: bench_update [--json FILE]\n", stderr), 2;
-  std::printf("%-22s %9s %9s %8s %7s   bar\n", "", "ms", "yardstick", "GB/s", "ratio");
-  nlohmann::json rows;
-  for (const std::int64_t experts : {1, 2, 4, 8}) rows.push_back(update_row(experts));
-  if (!json) return 0;
-  std::ofstream file(argv[2]);
-  file << nlohmann::json{{"machine", machine()}, {"threads", at::get_num_threads()}, {"rows", rows}}.dump(1)
-       << '\n';
-  return file.good() ? 0 : 1;
+  return exfusion::run_program("bench_update", [&] { return exfusion::run(argc, argv); });
 }
