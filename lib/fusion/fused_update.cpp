@@ -1,8 +1,8 @@
 #include "fusion/fused_update.h"
 
 #include <algorithm>
-#include <vector>
 
+#include "optim/bf16_kernel.h"
 #include "optim/instruction_sets.h"
 #include "optim/reduction.h"
 
@@ -61,7 +61,8 @@ template <class T>
 void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
                   const AdamWScalars<T>& scalars, std::span<double> products) {
   const std::int64_t blocks = (tensors.size + kReductionBlock - 1) / kReductionBlock;
-  std::vector<double> sums(products.size() * static_cast<std::size_t>(blocks));  // [N, blocks]
+  // [N, blocks]
+  const std::span<double> sums = block_sums(products.size() * static_cast<std::size_t>(blocks));
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
   for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
@@ -74,6 +75,7 @@ void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::sp
       update_block(n, tensors.fused + i, tensors.gradient + i, tensors.w[k] + i, tensors.m[k] + i,
                    tensors.v[k] + i, scale, a[k], a_next[k], scalars);
     }
+    if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
   for (std::size_t k = 0; k < products.size(); ++k)
     products[k] = blocks > 0 ? sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks) : 0.0;
@@ -86,6 +88,7 @@ void fuse_experts(const ExpertTensors<T>& tensors, std::span<const T> a) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) add_block(n, tensors.fused + i, tensors.w[k] + i, a[k]);
+    if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
 }
 

@@ -73,7 +73,8 @@ void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update,
     adamw_update(slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
                  scale == 1.0 ? (slot.decay ? decaying : plain)
                               : adamw_scalars<float>(config, lr * scale,
-                                                     slot.decay ? config.weight_decay / scale : 0.0, update));
+                                                     slot.decay ? config.weight_decay / scale : 0.0, update),
+                 parameters_.bf16_data(slot.offset));
   }
 }
 
