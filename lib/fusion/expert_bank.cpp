@@ -10,6 +10,7 @@
 #include "fusion/fused_update.h"
 #include "fusion/learned_weights.h"
 #include "fusion/weight_noise.h"
+#include "optim/large_pages.h"
 #include "optim/reduction.h"
 
 namespace exfusion {
@@ -46,9 +47,9 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
     dense[t] = parameters_.slots().at(first_slot_ + t).parameter.detach();
     std::vector<std::int64_t> shape = dense[t].sizes().vec();
     shape.insert(shape.begin(), n);
-    experts_[t] = at::empty(shape);
-    exp_avg_[t] = at::zeros(shape);
-    exp_avg_sq_[t] = at::zeros(shape);
+    experts_[t] = zeros_in_large_pages(shape);
+    exp_avg_[t] = zeros_in_large_pages(shape);
+    exp_avg_sq_[t] = zeros_in_large_pages(shape);
     if (!config_.from.empty()) start_[t] = dense[t].clone();
   }
   if (config_.weights == "learned") {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "optim/bf16_kernel.h"
+#include "optim/large_pages.h"
 
 namespace exfusion {
 namespace {
@@ -27,8 +28,8 @@ FlatParameters::FlatParameters(std::vector<ParameterSlot> slots) : slots_(std::m
     slot.size = parameter.numel();
     elements += (slot.size + kAlignment - 1) / kAlignment * kAlignment;
   }
-  values_ = at::zeros({elements});
-  gradients_ = at::zeros({elements});
+  values_ = zeros_in_large_pages({elements});
+  gradients_ = zeros_in_large_pages({elements});
   for (ParameterSlot& slot : slots_) {
     const auto view = [&](const at::Tensor& flat) {
       return flat.narrow(0, slot.offset, slot.size).view(slot.parameter.sizes());
