@@ -82,20 +82,18 @@ double CounterRandom::beta(double a, double b) {
 }
 
 // Gamma draws over their sum, from their logarithms: small alpha underflow otherwise.
-std::vector<double> CounterRandom::dirichlet(const std::vector<double>& alpha) {
-  std::vector<double> logs(alpha.size(), -std::numeric_limits<double>::infinity());
-  for (std::size_t k = 0; k < alpha.size(); ++k) {
-    if (!(alpha[k] >= 0.0))
-      throw std::invalid_argument("CounterRandom::dirichlet: alpha must not be negative");
-    if (alpha[k] > 0.0) logs[k] = log_gamma_draw(alpha[k]);
+void CounterRandom::dirichlet(std::span<double> alpha) {
+  double largest = -std::numeric_limits<double>::infinity();
+  for (double& x : alpha) {
+    if (!(x >= 0.0)) throw std::invalid_argument("CounterRandom::dirichlet: alpha must not be negative");
+    x = x > 0.0 ? log_gamma_draw(x) : -std::numeric_limits<double>::infinity();
+    largest = std::max(largest, x);
   }
-  const double largest = logs.empty() ? 0.0 : *std::max_element(logs.begin(), logs.end());
   if (!std::isfinite(largest))
     throw std::invalid_argument("CounterRandom::dirichlet: one alpha must be positive");
   double sum = 0.0;
-  for (double& x : logs) sum += x = std::exp(x - largest);
-  for (double& x : logs) x /= sum;
-  return logs;
+  for (double& x : alpha) sum += x = std::exp(x - largest);
+  for (double& x : alpha) x /= sum;
 }
 
 // Lemire, ACM TOMACS 2019: the high word of n * bits, rejecting the low words that would make some results

@@ -4,6 +4,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace exfusion {
@@ -44,8 +45,8 @@ class CounterRandom {
   double uniform(double low, double high);  // [low, high)
   double normal();                          // mean 0, variance 1 (Box-Muller)
   double beta(double a, double b);          // Beta(a, b), a > 0, b > 0
-  // Dirichlet(alpha); alpha >= 0, not all 0 (where 0, so is the result).
-  std::vector<double> dirichlet(const std::vector<double>& alpha);
+  // Replaces alpha by a draw of Dirichlet(alpha); alpha >= 0, not all 0 (where 0, so is the result).
+  void dirichlet(std::span<double> alpha);
   std::uint32_t below(std::uint32_t n);  // 0 .. n-1 without bias, n >= 1
 
  private:

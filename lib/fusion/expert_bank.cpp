@@ -3,16 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <utility>
 
-#include "core/error.h"
 #include "fusion/expert_init.h"
 #include "fusion/fused_update.h"
 #include "fusion/learned_weights.h"
 #include "fusion/weight_noise.h"
-#include "nn/ffn.h"
+#include "optim/large_pages.h"
 #include "optim/reduction.h"
 
 namespace exfusion {
@@ -27,10 +25,6 @@ std::array<float*, kMaxExperts> slices(const at::Tensor& stacked) {
   return pointers;
 }
 
-std::vector<float> uniform_weights(std::int64_t n) {
-  return std::vector<float>(static_cast<std::size_t>(n), 1.0f / static_cast<float>(n));
-}
-
 }  // namespace
 
 ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, std::size_t first_slot,
@@ -41,7 +35,10 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
       name_(std::move(name)),
       ffn_(ffn),
       seed_(seed),
-      prices_(static_cast<std::size_t>(std::max<std::int64_t>(config.experts, 0)), 0.0) {
+      a_(static_cast<std::size_t>(std::clamp<std::int64_t>(config.experts, 0, kMaxExperts))),
+      used_(a_),
+      next_(a_),
+      prices_(a_.size()) {
   const std::int64_t n = config_.experts;
   if (n < 1 || n > kMaxExperts)
     throw std::invalid_argument("experts must be 1 to " + std::to_string(kMaxExperts));
@@ -50,9 +47,9 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
     dense[t] = parameters_.slots().at(first_slot_ + t).parameter.detach();
     std::vector<std::int64_t> shape = dense[t].sizes().vec();
     shape.insert(shape.begin(), n);
-    experts_[t] = at::empty(shape);
-    exp_avg_[t] = at::zeros(shape);
-    exp_avg_sq_[t] = at::zeros(shape);
+    experts_[t] = zeros_in_large_pages(shape);
+    exp_avg_[t] = zeros_in_large_pages(shape);
+    exp_avg_sq_[t] = zeros_in_large_pages(shape);
     if (!config_.from.empty()) start_[t] = dense[t].clone();
   }
   if (config_.weights == "learned") {
@@ -73,27 +70,8 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   if (!unfused_) fuse();
 }
 
-FfnTensors ExpertBank::initial_tensors(std::int64_t k) const {
-  const std::int64_t hidden = experts_[0].size(1), dim = experts_[0].size(2);
-  const FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
-  return initial_expert(config_, dense, seed_, ffn_, k, uniform_weights(experts()));
-}
-
-void ExpertBank::experts_loaded() {
-  for (at::Tensor& tensor : start_) {
-    if (tensor.defined()) tensor.fill_(std::nan(""));
-  }
-  unfused_ = false;
-  fuse();
-}
-
-std::vector<float> ExpertBank::collapse_weights() const {
-  if (router_) return router_->memory();
-  return z_.defined() ? learned_weights(config_, z_) : uniform_weights(config_.experts);
-}
-
-void ExpertBank::set_weights(std::vector<float> a) {
-  a_ = std::move(a);
+void ExpertBank::set_weights(std::span<const float> a) {
+  std::ranges::copy(a, a_.begin());
   used_ = a_;
   std::copy(a_.begin(), a_.end(), a_state_.mutable_data_ptr<float>());
 }
@@ -102,40 +80,33 @@ void ExpertBank::fuse() {
   fuse_with(a_);
 }
 
-bool ExpertBank::holds_source() const {
-  for (std::size_t t = 0; t < 4; ++t) {
-    if (!start_[t].defined() ||
-        !at::equal(parameters_.slots()[first_slot_ + t].parameter.detach(), start_[t]))
-      return false;
-  }
-  return true;
-}
-
 // Back to the model between steps.
 void ExpertBank::collapse() {
   if (!unfused_) return fuse();
   for (std::size_t t = 0; t < 4; ++t)
     parameters_.slots()[first_slot_ + t].parameter.detach().copy_(start_[t]);
+  parameters_.round_bf16();
 }
 
-void ExpertBank::fuse_with(const std::vector<float>& a) {
+void ExpertBank::fuse_with(std::span<const float> a) {
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
     const auto w = slices(experts_[t]);
-    const ExpertTensors<float> tensors{
-        slot.size, parameters_.values().mutable_data_ptr<float>() + slot.offset,
-        nullptr,   {w.data(), a.size()},
-        {},        {}};
+    const ExpertTensors<float> tensors{.size = slot.size,
+                                       .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
+                                       .w = {w.data(), a.size()},
+                                       .bf16 = parameters_.bf16_data(slot.offset)};
     fuse_experts<float>(tensors, a);
   }
 }
 
 // The weights of the forward pass, with this step's noise. W is written only if they are not those that made
 // it: an FFN that keeps its source's tensors keeps them.
-void ExpertBank::use(std::vector<float> a) {
-  if (auto noisy = noisy_weights(config_, a, seed_, step_, ffn_)) a = std::move(*noisy);
-  if (a == used_) return;
-  used_ = std::move(a);
+void ExpertBank::use(std::span<const float> a) {
+  std::ranges::copy(a, next_.begin());
+  add_weight_noise(config_, next_, seed_, step_, ffn_);
+  if (next_ == used_) return;
+  used_ = next_;
   fuse_with(used_);
 }
 
@@ -150,7 +121,12 @@ void ExpertBank::see_input(const at::Tensor& x) {
   if (phase_ == Phase::collapsed || !router_) return;
   if (phase_ == Phase::step) router_->add(x);
   if (!config_.routes_in_step()) return;
-  use(phase_ == Phase::step ? router_->weights_in_step() : router_->weights_for(x));
+  if (phase_ == Phase::step) {
+    router_->weights_in_step(next_);
+  } else {
+    router_->weights_for(x, next_);
+  }
+  use(next_);
 }
 
 void ExpertBank::abandon_step() {
@@ -184,32 +160,37 @@ void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr,
     update_logits(config, weights_lr, update, gradient_scale);
   }
   // Memory weights know their next a before the prices: only the router needs these.
-  const std::vector<float> next = router_ ? router_->next_memory() : a_;
-  std::vector<double> part(z_.defined() ? 0 : next.size());
-  if (!z_.defined()) std::fill(prices_.begin(), prices_.end(), 0.0);
+  next_ = a_;
+  if (router_) router_->next_memory(next_);
+  std::array<double, kMaxExperts> storage;
+  const std::span<double> part = std::span(storage).first(z_.defined() ? 0 : next_.size());
+  if (!z_.defined()) std::ranges::fill(prices_, 0.0);
 
   const AdamWScalars<float> decaying = adamw_scalars<float>(config, lr, config.weight_decay, update);
   const AdamWScalars<float> plain = adamw_scalars<float>(config, lr, 0.0, update);
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
     const auto w = slices(experts_[t]), m = slices(exp_avg_[t]), v = slices(exp_avg_sq_[t]);
-    const ExpertTensors<float> tensors{slot.size,
-                                       parameters_.values().mutable_data_ptr<float>() + slot.offset,
-                                       parameters_.gradients().const_data_ptr<float>() + slot.offset,
-                                       {w.data(), a_.size()},
-                                       {m.data(), a_.size()},
-                                       {v.data(), a_.size()}};
-    fused_update<float>(tensors, priced_, next, gradient_scale, slot.decay ? decaying : plain, part);
+    const ExpertTensors<float> tensors{
+        .size = slot.size,
+        .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
+        .gradient = parameters_.gradients().const_data_ptr<float>() + slot.offset,
+        .w = {w.data(), a_.size()},
+        .m = {m.data(), a_.size()},
+        .v = {v.data(), a_.size()},
+        .bf16 = parameters_.bf16_data(slot.offset)};
+    fused_update<float>(tensors, priced_, next_, gradient_scale, slot.decay ? decaying : plain, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
   if (router_) router_->update(prices_, config, weights_lr, update, gradient_scale);
-  set_weights(next);
+  set_weights(next_);
 }
 
 // c_k = <G, W_k>, tensor by tensor.
 void ExpertBank::compute_prices() {
-  std::vector<double> part(a_.size());
-  std::fill(prices_.begin(), prices_.end(), 0.0);
+  std::array<double, kMaxExperts> storage;
+  const std::span<double> part = std::span(storage).first(a_.size());
+  std::ranges::fill(prices_, 0.0);
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
     const auto w = slices(experts_[t]);
@@ -221,60 +202,12 @@ void ExpertBank::compute_prices() {
 
 void ExpertBank::update_logits(const AdamWConfig& config, double lr, std::int64_t update,
                                float gradient_scale) {
-  const std::vector<double> gradient = logit_gradients(config_, a_, prices_);
+  std::array<double, kMaxExperts> gradient;
+  logit_gradients(config_, a_, prices_, gradient);
   adamw_update<double>(experts(), z_.mutable_data_ptr<double>(), z_exp_avg_.mutable_data_ptr<double>(),
                        z_exp_avg_sq_.mutable_data_ptr<double>(), gradient.data(), gradient_scale,
                        adamw_scalars<double>(config, lr, config_.weight_decay, update));
-  a_ = learned_weights(config_, z_);
-}
-
-NamedTensors ExpertBank::expert_state() const {
-  NamedTensors state;
-  for (std::size_t t = 0; t < 4; ++t) state.emplace_back(name_ + "." + kFfnTensors[t], experts_[t]);
-  state.emplace_back(name_ + ".a", a_state_);
-  if (router_) {
-    for (auto& item : router_->expert_state(name_)) state.push_back(std::move(item));
-  }
-  return state;
-}
-
-NamedTensors ExpertBank::optimizer_state() const {
-  NamedTensors state;
-  for (std::size_t t = 0; t < 4; ++t) {
-    state.emplace_back("exp_avg." + name_ + "." + kFfnTensors[t], exp_avg_[t]);
-    state.emplace_back("exp_avg_sq." + name_ + "." + kFfnTensors[t], exp_avg_sq_[t]);
-    if (start_[t].defined()) state.emplace_back("start." + name_ + "." + kFfnTensors[t], start_[t]);
-  }
-  if (z_.defined()) {
-    state.emplace_back(name_ + ".z", z_);
-    state.emplace_back("exp_avg." + name_ + ".z", z_exp_avg_);
-    state.emplace_back("exp_avg_sq." + name_ + ".z", z_exp_avg_sq_);
-  }
-  if (router_) {
-    for (auto& item : router_->optimizer_state(name_)) state.push_back(std::move(item));
-  }
-  return state;
-}
-
-void ExpertBank::restored() {
-  if (router_) router_->restored(name_);
-  const auto* stored = a_state_.const_data_ptr<float>();
-  std::vector<float> a(stored, stored + a_state_.numel());
-  const std::vector<float> expected = collapse_weights();
-  const std::string source = z_.defined() ? name_ + ".z gives "
-                             : router_    ? name_ + ".memory is "
-                                          : "static weights are ";
-  // Another machine's exp may round differently; more than that and the files do not belong together.
-  for (std::size_t k = 0; k < a.size(); ++k) {
-    const float tolerance = z_.defined() ? 1e-6f * std::max(1.0f, std::abs(expected[k])) : 0.0f;
-    if (!(std::abs(a[k] - expected[k]) <= tolerance)) {
-      throw CheckpointError("experts: " + name_ + ".a[" + std::to_string(k) + "] is " + std::to_string(a[k]) +
-                            ", but " + source + std::to_string(expected[k]));
-    }
-  }
-  set_weights(std::move(a));
-  unfused_ = keeps_source(config_) && holds_source();
-  if (!unfused_) fuse();
+  learned_weights(config_, z_, a_);
 }
 
 }  // namespace exfusion

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,11 +75,11 @@ class ExpertBank {
  private:
   enum class Phase { collapsed, step, preview };
   std::vector<float> collapse_weights() const;
-  void set_weights(std::vector<float> a);
+  void set_weights(std::span<const float> a);
   bool holds_source() const;
   void collapse();
-  void fuse_with(const std::vector<float>& a);
-  void use(std::vector<float> a);
+  void fuse_with(std::span<const float> a);
+  void use(std::span<const float> a);
   void compute_prices();
   void update_logits(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
 
@@ -93,7 +94,9 @@ class ExpertBank {
   at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;    // [N] double; learned weights only
   std::unique_ptr<RouterMemory> router_;       // memory weights only
   at::Tensor a_state_;                         // [N] fp32, the tensor form of a_
-  std::vector<float> a_, used_, priced_;       // collapse weights; of this step's forward pass; of prices_
+  // [N] each, and none is ever resized: collapse weights; of this step's forward pass; of prices_; on their
+  // way to one of these.
+  std::vector<float> a_, used_, priced_, next_;
   std::vector<double> prices_;
   Phase phase_ = Phase::collapsed;
   bool unfused_ = false;  // W still is the FFN it started from: no update yet (keeps_source)

@@ -1,31 +1,43 @@
 #include "fusion/fused_update.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "core/instruction_sets.h"
+#include "optim/bf16_kernel.h"
 #include "optim/reduction.h"
 
 namespace exfusion {
 namespace {
 
-// Elements of a block: its G and fused weights (64 KB in float) stay in the cache while the experts pass by.
-// Smaller blocks would stay in L1, but each jump from one expert to the next restarts the hardware's
-// prefetching: measured slower.
-constexpr std::int64_t kBlock = 8192;
-static_assert(kBlock % kReductionBlock == 0);
+// Elements of a block: its G and fused weights (32 KB in float) stay in the cache while the experts pass by.
+constexpr std::int64_t kBlock = kReductionBlock;
 constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
 
-// Expert by expert what fused_element does element by element: same operations, same order.
+// One expert's part of a block.
 template <class T>
-inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g, T* __restrict w,
-                          T* __restrict m, T* __restrict v, T scale, T a, T a_next,
+struct ExpertBlock {
+  T *w, *m, *v;
+};
+
+// Expert by expert what fused_element does element by element: same operations, same order. Meanwhile `next`,
+// the block that comes after this one, is fetched: the hardware's own prefetching starts anew at each jump.
+template <class T>
+inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g,
+                          const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
                           const AdamWScalars<T>& scalars) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
   const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
-  for (std::int64_t i = 0; i < n; ++i) {
+  T* __restrict w = block.w, * __restrict m = block.m, * __restrict v = block.v;
+  const auto update = [&](std::int64_t i) {
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] += a_next * w[i];
+  };
+  std::int64_t i = 0;
+  for (; i + kLine <= n; i += kLine) {
+    for (const T* array : {next.w, next.m, next.v}) __builtin_prefetch(array + i, 1, 2);
+    for (std::int64_t j = i; j < i + kLine; ++j) update(j);
   }
+  for (; i < n; ++i) update(i);
 }
 
 template <class T>
@@ -34,15 +46,17 @@ inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict 
 }
 
 EXFUSION_INSTRUCTION_SETS
-void update_block(std::int64_t n, float* fused, const float* g, float* w, float* m, float* v, float scale,
-                  float a, float a_next, const AdamWScalars<float>& scalars) {
-  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars);
+void update_block(std::int64_t n, float* fused, const float* g, const ExpertBlock<float>& block,
+                  const ExpertBlock<float>& next, float scale, float a, float a_next,
+                  const AdamWScalars<float>& scalars) {
+  update_expert(n, fused, g, block, next, scale, a, a_next, scalars);
 }
 
 EXFUSION_INSTRUCTION_SETS
-void update_block(std::int64_t n, double* fused, const double* g, double* w, double* m, double* v,
-                  double scale, double a, double a_next, const AdamWScalars<double>& scalars) {
-  update_expert(n, fused, g, w, m, v, scale, a, a_next, scalars);
+void update_block(std::int64_t n, double* fused, const double* g, const ExpertBlock<double>& block,
+                  const ExpertBlock<double>& next, double scale, double a, double a_next,
+                  const AdamWScalars<double>& scalars) {
+  update_expert(n, fused, g, block, next, scale, a, a_next, scalars);
 }
 
 EXFUSION_INSTRUCTION_SETS
@@ -55,25 +69,35 @@ void add_block(std::int64_t n, double* fused, const double* w, double a) {
   add_expert(n, fused, w, a);
 }
 
+template <class T>
+ExpertBlock<T> block_of(const ExpertTensors<T>& tensors, std::size_t k, std::int64_t begin) {
+  return {tensors.w[k] + begin, tensors.m[k] + begin, tensors.v[k] + begin};
+}
+
 }  // namespace
 
 template <class T>
 void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
                   const AdamWScalars<T>& scalars, std::span<double> products) {
   const std::int64_t blocks = (tensors.size + kReductionBlock - 1) / kReductionBlock;
-  std::vector<double> sums(products.size() * static_cast<std::size_t>(blocks));  // [N, blocks]
+  // [N, blocks]
+  const std::span<double> sums = block_sums(products.size() * static_cast<std::size_t>(blocks));
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
   for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) {
-      for (std::int64_t j = 0; j < n && !products.empty(); j += kReductionBlock) {
-        sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>((i + j) / kReductionBlock)] =
-            block_product(std::min(kReductionBlock, n - j), tensors.gradient + i + j, tensors.w[k] + i + j);
+      if (!products.empty()) {
+        sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>(i / kBlock)] =
+            block_product(n, tensors.gradient + i, tensors.w[k] + i);
       }
-      update_block(n, tensors.fused + i, tensors.gradient + i, tensors.w[k] + i, tensors.m[k] + i,
-                   tensors.v[k] + i, scale, a[k], a_next[k], scalars);
+      const std::int64_t after = std::min(i + kBlock, tensors.size - n);  // inside the array
+      const ExpertBlock<T> next =
+          k + 1 < a.size() ? block_of(tensors, k + 1, i) : block_of(tensors, 0, after);
+      update_block(n, tensors.fused + i, tensors.gradient + i, block_of(tensors, k, i), next, scale, a[k],
+                   a_next[k], scalars);
     }
+    if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
   for (std::size_t k = 0; k < products.size(); ++k)
     products[k] = blocks > 0 ? sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks) : 0.0;
@@ -86,6 +110,7 @@ void fuse_experts(const ExpertTensors<T>& tensors, std::span<const T> a) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) add_block(n, tensors.fused + i, tensors.w[k] + i, a[k]);
+    if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
 }
 

@@ -14,6 +14,8 @@ struct ExpertTensors {
   T* fused = nullptr;           // [size] W, written
   const T* gradient = nullptr;  // [size] G = dL/dW
   std::span<T*const> w, m, v;   // N pointers each: experts and their moments
+  // [size] W rounded to bf16 (optim/bf16_element.h), written while it is in the cache; null: none is kept
+  std::uint16_t* bf16 = nullptr;
 };
 
 // One element of the walk: expert k's gradient is a[k] * (scale * g); returns the fused weight with a_next,

@@ -4,7 +4,9 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/error.h"
@@ -25,9 +27,22 @@ at::Tensor probabilities(const at::Tensor& tokens, const at::Tensor& router, dou
   return at::softmax(at::matmul(tokens, router.t()) / temperature, 1);
 }
 
-std::vector<float> floats(const at::Tensor& x) {
-  const auto* values = x.const_data_ptr<double>();
-  return {values, values + x.numel()};
+void set_zero(const at::Tensor& x) {
+  std::memset(x.mutable_data_ptr(), 0, x.nbytes());
+}
+
+// dL/dR_k = sum_j g_j S[k, j, :], from S [N, N, dim].
+void add_up_jacobian(std::span<const double> g, const at::Tensor& jacobian, const at::Tensor& gradient) {
+  const std::int64_t dim = jacobian.size(2);
+  const auto* s = jacobian.const_data_ptr<float>();
+  auto* sum = gradient.mutable_data_ptr<float>();
+  for (std::size_t k = 0; k < g.size(); ++k, sum += dim) {
+    std::fill_n(sum, dim, 0.0f);
+    for (std::size_t j = 0; j < g.size(); ++j, s += dim) {
+      const auto factor = static_cast<float>(g[j]);
+      for (std::int64_t i = 0; i < dim; ++i) sum[i] += factor * s[i];
+    }
+  }
 }
 
 }  // namespace
@@ -48,8 +63,8 @@ RouterMemory::RouterMemory(const FusionConfig& config, std::int64_t dim, std::ui
 
 void RouterMemory::begin_step(std::int64_t samples) {
   samples_ = samples;
-  routing_.zero_();
-  jacobian_.zero_();
+  set_zero(routing_);
+  set_zero(jacobian_);
 }
 
 // dr_j/dR_k = 1/(T temperature) sum_t p_tk (delta_kj - p_tj) x_t. The products p_tk p_tj are symmetric, so
@@ -74,33 +89,38 @@ void RouterMemory::add(const at::Tensor& x) {
   jacobian_.diagonal().add_(both.sum(1).t());
 }
 
-at::Tensor RouterMemory::blended(const at::Tensor& r) const {
-  return memory_ * config_.momentum + r * (1.0 - config_.momentum);
+double RouterMemory::blended(const double* r, std::size_t k) const {
+  return memory_.const_data_ptr<double>()[k] * config_.momentum + r[k] * (1.0 - config_.momentum);
 }
 
-std::vector<float> RouterMemory::next_memory() const {
-  return floats(blended(routing_));
+void RouterMemory::weights_from(const double* r, std::span<float> a) const {
+  const bool routed = config_.forward == "routed";
+  for (std::size_t k = 0; k < a.size(); ++k) a[k] = static_cast<float>(routed ? r[k] : blended(r, k));
 }
 
-std::vector<float> RouterMemory::weights_in_step() const {
-  return floats(config_.forward == "routed" ? routing_ : blended(routing_));
+void RouterMemory::next_memory(std::span<float> m) const {
+  const auto* r = routing_.const_data_ptr<double>();
+  for (std::size_t k = 0; k < m.size(); ++k) m[k] = static_cast<float>(blended(r, k));
 }
 
-std::vector<float> RouterMemory::weights_for(const at::Tensor& x) const {
+void RouterMemory::weights_in_step(std::span<float> a) const {
+  weights_from(routing_.const_data_ptr<double>(), a);
+}
+
+void RouterMemory::weights_for(const at::Tensor& x, std::span<float> a) const {
   const at::NoGradGuard no_grad;
   const NoAutocast fp32(c10::autocast_dispatch_keyset);
   const at::Tensor r =
       probabilities(tokens_of(x), router_, config_.temperature).mean(0, /*keepdim=*/false, at::kDouble);
-  return floats(config_.forward == "routed" ? r : blended(r));
+  weights_from(r.const_data_ptr<double>(), a);
 }
 
 // dL/dr, where r enters the loss through a and through the penalty -balance H(m). Its mean is taken off: r
 // sums to 1, so a constant has no effect, and prices of nearly equal experts would drown in the rounding of
 // one.
-std::vector<double> RouterMemory::loss_gradient(std::span<const double> prices) const {
+void RouterMemory::loss_gradient(std::span<const double> prices, std::span<double> gradient) const {
   const double through_memory = 1.0 - config_.momentum;
   const double through_a = config_.forward == "routed" ? 1.0 : through_memory;
-  std::vector<double> gradient(prices.size());
   double mean = 0.0;
   const auto* m = memory_.const_data_ptr<double>();
   const auto* r = routing_.const_data_ptr<double>();
@@ -111,25 +131,26 @@ std::vector<double> RouterMemory::loss_gradient(std::span<const double> prices) 
     mean += gradient[j] / static_cast<double>(prices.size());
   }
   for (double& x : gradient) x -= mean;
-  return gradient;
 }
 
 void RouterMemory::update(std::span<const double> prices, const AdamWConfig& config, double lr,
                           std::int64_t update, float gradient_scale) {
-  const at::NoGradGuard no_grad;
-  const std::vector<double> gradient = loss_gradient(prices);
-  const at::Tensor g = at::empty({1, config_.experts, 1});
-  std::copy(gradient.begin(), gradient.end(), g.mutable_data_ptr<float>());
-  gradient_.copy_(((last_jacobian_.defined() ? last_jacobian_ : jacobian_) * g).sum(1));
+  std::array<double, kMaxExperts> storage;
+  const std::span<double> gradient = std::span(storage).first(prices.size());
+  loss_gradient(prices, gradient);
+  add_up_jacobian(gradient, last_jacobian_.defined() ? last_jacobian_ : jacobian_, gradient_);
   adamw_update<float>(router_.numel(), router_.mutable_data_ptr<float>(), exp_avg_.mutable_data_ptr<float>(),
                       exp_avg_sq_.mutable_data_ptr<float>(), gradient_.const_data_ptr<float>(),
                       gradient_scale, adamw_scalars<float>(config, lr, config_.weight_decay, update));
-  memory_.copy_(blended(routing_));
-  if (last_jacobian_.defined()) last_jacobian_.copy_(jacobian_);
+  const auto* r = routing_.const_data_ptr<double>();
+  for (std::size_t k = 0; k < prices.size(); ++k) memory_.mutable_data_ptr<double>()[k] = blended(r, k);
+  if (last_jacobian_.defined())
+    std::memcpy(last_jacobian_.mutable_data_ptr(), jacobian_.const_data_ptr(), jacobian_.nbytes());
 }
 
 std::vector<float> RouterMemory::memory() const {
-  return floats(memory_);
+  const auto* values = memory_.const_data_ptr<double>();
+  return {values, values + memory_.numel()};
 }
 
 NamedTensors RouterMemory::expert_state(const std::string& name) const {

@@ -24,11 +24,11 @@ class RouterMemory {
   // Adds the FFN's input for some of these samples, x [n, tokens, dim], to r and to its Jacobian.
   void add(const at::Tensor& x);
   // The weights that `forward: blend` (m_t) or `routed` (r_t) use in this step; every sample was added.
-  std::vector<float> weights_in_step() const;
+  void weights_in_step(std::span<float> a) const;
   // What they would be for the input x alone; changes nothing.
-  std::vector<float> weights_for(const at::Tensor& x) const;
+  void weights_for(const at::Tensor& x, std::span<float> a) const;
 
-  std::vector<float> next_memory() const;  // m after this step
+  void next_memory(std::span<float> m) const;  // m after this step
   // Ends a step: the router's AdamW update from prices c_k = dL/da_k, multiplied by gradient_scale, then m.
   // `forward: memory` uses the Jacobian of the step before, since its a is the memory of the step before.
   void update(std::span<const double> prices, const AdamWConfig& config, double lr, std::int64_t update,
@@ -46,8 +46,9 @@ class RouterMemory {
   void restored(const std::string& name) const;
 
  private:
-  at::Tensor blended(const at::Tensor& r) const;  // momentum m + (1 - momentum) r
-  std::vector<double> loss_gradient(std::span<const double> prices) const;
+  double blended(const double* r, std::size_t k) const;  // momentum m + (1 - momentum) r of expert k
+  void weights_from(const double* r, std::span<float> a) const;
+  void loss_gradient(std::span<const double> prices, std::span<double> gradient) const;
 
   FusionConfig config_;
   at::Tensor router_, exp_avg_, exp_avg_sq_, gradient_;  // [N, dim]

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/instruction_sets.h"
+#include "optim/bf16_kernel.h"
 
 namespace exfusion {
 namespace {
@@ -32,16 +33,19 @@ void adamw_block(std::int64_t n, double* w, double* m, double* v, const double* 
 }  // namespace
 
 template <class T>
-void adamw_update(std::int64_t n, T* w, T* m, T* v, const T* g, T scale, const AdamWScalars<T>& scalars) {
+void adamw_update(std::int64_t n, T* w, T* m, T* v, const T* g, T scale, const AdamWScalars<T>& scalars,
+                  std::uint16_t* bf16) {
 #pragma omp parallel for schedule(static) if (n >= kParallelElements)
   for (std::int64_t i = 0; i < n; i += kBlock) {
-    adamw_block(std::min(kBlock, n - i), w + i, m + i, v + i, g + i, scale, scalars);
+    const std::int64_t count = std::min(kBlock, n - i);
+    adamw_block(count, w + i, m + i, v + i, g + i, scale, scalars);
+    if (bf16) round_block(count, w + i, bf16 + i);
   }
 }
 
 template void adamw_update(std::int64_t, float*, float*, float*, const float*, float,
-                           const AdamWScalars<float>&);
+                           const AdamWScalars<float>&, std::uint16_t*);
 template void adamw_update(std::int64_t, double*, double*, double*, const double*, double,
-                           const AdamWScalars<double>&);
+                           const AdamWScalars<double>&, std::uint16_t*);
 
 }  // namespace exfusion

@@ -25,6 +25,7 @@ NamedTensors WeightEma::state() const {
 void WeightEma::swap() {
   auto* average = average_.mutable_data_ptr<float>();
   std::swap_ranges(average, average + average_.numel(), parameters_.values().mutable_data_ptr<float>());
+  parameters_.round_bf16();
 }
 
 }  // namespace exfusion

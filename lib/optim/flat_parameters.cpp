@@ -5,6 +5,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "optim/bf16_kernel.h"
+#include "optim/large_pages.h"
+
 namespace exfusion {
 namespace {
 
@@ -25,8 +28,8 @@ FlatParameters::FlatParameters(std::vector<ParameterSlot> slots) : slots_(std::m
     slot.size = parameter.numel();
     elements += (slot.size + kAlignment - 1) / kAlignment * kAlignment;
   }
-  values_ = at::zeros({elements});
-  gradients_ = at::zeros({elements});
+  values_ = zeros_in_large_pages({elements});
+  gradients_ = zeros_in_large_pages({elements});
   for (ParameterSlot& slot : slots_) {
     const auto view = [&](const at::Tensor& flat) {
       return flat.narrow(0, slot.offset, slot.size).view(slot.parameter.sizes());
@@ -40,6 +43,19 @@ FlatParameters::FlatParameters(std::vector<ParameterSlot> slots) : slots_(std::m
 
 void FlatParameters::zero_gradients() {
   gradients_.zero_();
+}
+
+void FlatParameters::keep_bf16() {
+  bf16_ = at::empty(values_.sizes(), at::kBFloat16);
+  round_bf16();
+}
+
+void FlatParameters::round_bf16() const {
+  if (bf16_.defined()) round_to_bf16(values_.numel(), values_.const_data_ptr<float>(), bf16_data(0));
+}
+
+std::uint16_t* FlatParameters::bf16_data(std::int64_t offset) const {
+  return bf16_.defined() ? static_cast<std::uint16_t*>(bf16_.mutable_data_ptr()) + offset : nullptr;
 }
 
 }  // namespace exfusion

@@ -28,9 +28,17 @@ class FlatParameters {
   at::Tensor gradients() const { return gradients_; }  // [elements] fp32
   void zero_gradients();
 
+  // From now on there is a bf16 copy of the values, for the matrix products of a forward pass. Whoever writes
+  // values() writes it too: the update kernels in their walk, everyone else by round_bf16().
+  void keep_bf16();
+  at::Tensor bf16_values() const { return bf16_; }  // [elements] bf16, to nearest even; undefined before
+  void round_bf16() const;                          // rounds all values; nothing without the copy
+  // The copy of the values from `offset` on, for kernels; null without the copy.
+  std::uint16_t* bf16_data(std::int64_t offset) const;
+
  private:
   std::vector<ParameterSlot> slots_;
-  at::Tensor values_, gradients_;
+  at::Tensor values_, gradients_, bf16_;
 };
 
 }  // namespace exfusion

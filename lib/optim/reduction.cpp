@@ -60,6 +60,12 @@ double sum_blocks(double* sums, std::int64_t n) {
   return tree_sum(sums, n);
 }
 
+std::span<double> block_sums(std::size_t n) {
+  thread_local std::vector<double> sums;
+  if (sums.size() < n) sums.resize(n);
+  return std::span(sums).first(n);
+}
+
 template <class T>
 void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std::span<double> result) {
   const std::int64_t blocks = (n + kReductionBlock - 1) / kReductionBlock;
@@ -67,7 +73,7 @@ void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std
     std::fill(result.begin(), result.end(), 0.0);
     return;
   }
-  std::vector<double> sums(w.size() * static_cast<std::size_t>(blocks));  // [w, blocks]
+  const std::span<double> sums = block_sums(w.size() * static_cast<std::size_t>(blocks));  // [w, blocks]
 #pragma omp parallel for schedule(static) if (n >= kParallelElements)
   for (std::int64_t b = 0; b < blocks; ++b) {
     const std::int64_t begin = b * kReductionBlock, size = std::min(kReductionBlock, n - begin);

@@ -27,4 +27,8 @@ template <class T>
 double block_product(std::int64_t n, const T* x, const T* y);
 double sum_blocks(double* sums, std::int64_t n);
 
+// Room for `n` such sums, owned by the calling thread; it only grows, so that a training step allocates
+// nothing. Valid until the thread's next call of anything here.
+std::span<double> block_sums(std::size_t n);
+
 }  // namespace exfusion

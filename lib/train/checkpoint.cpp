@@ -268,6 +268,7 @@ CheckpointInfo load_checkpoint(const fs::path& checkpoint, TrainingState& state)
   state.skipped_in_row = info.skipped_in_row;
   state.decay_product = info.decay_product;
   for (ExpertBank& bank : state.banks) bank.restored();
+  state.parameters->round_bf16();
   return info;
 }
 

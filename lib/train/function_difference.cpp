@@ -68,6 +68,7 @@ void log_upcycling(const RunConfig& config, TrainingState& state, const Dataset&
   for (ExpertBank& bank : state.banks) bank.fuse();
   const FunctionDifference fused = measure_difference(source, logits_of(*state.model, config, test, images));
   state.parameters->values().copy_(values);
+  state.parameters->round_bf16();
 
   log_difference("the model of step 0", start, images);
   log_difference("the first fusion of its experts", fused, images);

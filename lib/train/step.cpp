@@ -78,6 +78,7 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
+  if (config.train.precision == "bf16") state.parameters->keep_bf16();
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {

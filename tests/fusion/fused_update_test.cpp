@@ -80,6 +80,30 @@ TEST(FusedUpdate, GivesThePricesOfTheExpertsBeforeTheUpdate) {
   }
 }
 
+TEST(FusedUpdate, WritesWhatTheFusedWeightsRoundTo) {
+  for (const std::int64_t size : {1, 8193, 40'000}) {
+    Experts<float> experts(3, size, 4);
+    const at::Tensor g = normal_numbers({size}, 5);
+    const std::vector<float*> w = Experts<float>::rows(experts.w), m = Experts<float>::rows(experts.m),
+                              v = Experts<float>::rows(experts.v);
+    at::Tensor copy = at::zeros({size}, at::kBFloat16);
+    const ExpertTensors<float> tensors{.size = size,
+                                       .fused = experts.fused.mutable_data_ptr<float>(),
+                                       .gradient = g.const_data_ptr<float>(),
+                                       .w = w,
+                                       .m = m,
+                                       .v = v,
+                                       .bf16 = static_cast<std::uint16_t*>(copy.mutable_data_ptr())};
+    const std::vector<float> a = {0.2f, 0.3f, 0.5f}, next = {0.1f, 0.7f, 0.2f};
+    fused_update<float>(tensors, a, next, 1.0f, adamw_scalars<float>(AdamWConfig(), 1e-3, 0.05, 1));
+    const at::Tensor updated = copy.clone();
+    EXPECT_TRUE(at::equal(updated, experts.fused.to(at::kBFloat16))) << size;
+    fuse_experts<float>(tensors, a);
+    EXPECT_TRUE(at::equal(copy, experts.fused.to(at::kBFloat16))) << size;
+    EXPECT_FALSE(at::equal(copy, updated)) << size;
+  }
+}
+
 TEST(FusedUpdate, OfOneExpertIsDenseAdamWBitForBit) {
   const std::int64_t size = 33'333;
   Experts<float> fused(1, size, 5), dense(1, size, 5);

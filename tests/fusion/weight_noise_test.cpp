@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <set>
 
 namespace exfusion {
@@ -17,6 +18,14 @@ FusionConfig noise(double expert_dropout, double dirichlet) {
 }
 
 const std::vector<float> kWeights = {0.4f, 0.1f, 0.3f, 0.2f};
+
+std::optional<std::vector<float>> noisy_weights(const FusionConfig& config, std::vector<float> a,
+                                                std::uint64_t seed, std::int64_t step, std::int64_t ffn) {
+  const std::vector<float> before = a;
+  if (add_weight_noise(config, a, seed, step, ffn)) return a;
+  EXPECT_EQ(a, before);
+  return std::nullopt;
+}
 
 TEST(WeightNoise, IsAbsentWhereItIsOff) {
   EXPECT_FALSE(noisy_weights(noise(0.0, 0.0), kWeights, 1, 5, 0).has_value());
