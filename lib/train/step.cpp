@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <unordered_map>
 
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
+#include "nn/layers.h"
 #include "optim/reduction.h"
 #include "train/precision.h"
 #include "train/start_weights.h"
@@ -28,6 +30,22 @@ std::vector<ParameterSlot> order_parameters(const Model& model, const std::vecto
   decayed.insert(decayed.end(), plain.begin(), plain.end());
   decayed.insert(decayed.end(), experts.begin(), experts.end());
   return decayed;
+}
+
+// The copies of the parameters in bf16, kept by the update, for the layers that read them.
+void keep_bf16_copies(FlatParameters& parameters, const Model& model) {
+  parameters.keep_bf16();
+  std::unordered_map<const void*, at::Tensor> copies;
+  for (const ParameterSlot& slot : parameters.slots()) {
+    copies[slot.parameter.unsafeGetTensorImpl()] =
+        parameters.bf16_values().narrow(0, slot.offset, slot.size).view(slot.parameter.sizes());
+  }
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (auto* layer = dynamic_cast<Linear*>(module.get())) {
+      layer->weight_bf16 = copies.at(layer->weight.unsafeGetTensorImpl());
+      layer->bias_bf16 = copies.at(layer->bias.unsafeGetTensorImpl());
+    }
+  }
 }
 
 // The losses that the FFNs add (a mixture's balance, say), each a mean over the micro-batch.
@@ -78,7 +96,7 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
-  if (config.train.precision == "bf16") state.parameters->keep_bf16();
+  if (config.train.precision == "bf16") keep_bf16_copies(*state.parameters, *state.model);
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {

@@ -76,7 +76,8 @@ TEST_F(ExportTimm, AModelThatDoesNotReadBackTheSameLeavesNoFolder) {
   {
     const at::NoGradGuard no_grad;
     // Finite weights whose logits are inf - inf, and NaN equals nothing.
-    source.model->named_parameters()["head.weight"].fill_(std::numeric_limits<float>::max());
+    for (const char* name : {"norm.weight", "head.weight"})
+      source.model->named_parameters()[name].fill_(std::numeric_limits<float>::max());
   }
   expect_error<VerificationError>([&] { export_timm(source, *root_ / "sick", false); }, {"sick", "logits"});
   EXPECT_FALSE(fs::exists(*root_ / "sick"));

@@ -56,21 +56,29 @@ TEST(FusedStep, StaticExpertsAreDenseTrainingStartedAtTheirMean) {
   }
 }
 
-// The router and its softmax stay fp32; what differs is the input that bf16 layers hand to it.
+// The router and its softmax stay fp32; what differs is the input that bf16 layers hand to it, and the prices
+// of three steps in bf16. One seed says little: the same rounding weighs more where the gradient is small.
 TEST(FusedStep, MemoryUnderBf16IsCloseToFp32) {
-  const std::string memory = "fusion={experts: 3, weights: memory, router_std: 1, momentum: 0.5}";
-  TinyRun exact({memory}), autocast({memory, "train.precision=bf16"});
-  exact.steps(3);
-  autocast.steps(3);
-  for (std::size_t i = 0; i < 2; ++i) {
-    const at::Tensor expected = exact.state.banks[i].router()->router_gradient();
-    const at::Tensor found = autocast.state.banks[i].router()->router_gradient();
-    EXPECT_EQ(found.scalar_type(), at::kFloat);
-    EXPECT_GT(expected.norm().item<double>(), 0.0);
-    EXPECT_LE((found - expected).norm().item<double>(), 0.1 * expected.norm().item<double>());
-    for (std::size_t k = 0; k < 3; ++k)
-      EXPECT_NEAR(autocast.state.banks[i].a()[k], exact.state.banks[i].a()[k], 5e-3);
+  std::vector<double> differences;
+  for (int seed = 0; seed < 8; ++seed) {
+    const std::vector<std::string> memory = {
+        "fusion={experts: 3, weights: memory, router_std: 1, momentum: 0.5}", "seed=" + std::to_string(seed)};
+    TinyRun exact(memory), autocast({memory[0], memory[1], "train.precision=bf16"});
+    exact.steps(3);
+    autocast.steps(3);
+    for (std::size_t i = 0; i < 2; ++i) {
+      const at::Tensor expected = exact.state.banks[i].router()->router_gradient();
+      const at::Tensor found = autocast.state.banks[i].router()->router_gradient();
+      EXPECT_EQ(found.scalar_type(), at::kFloat);
+      differences.push_back((found - expected).norm().item<double>() / expected.norm().item<double>());
+      for (std::size_t k = 0; k < 3; ++k)
+        EXPECT_NEAR(autocast.state.banks[i].a()[k], exact.state.banks[i].a()[k], 5e-3);
+    }
   }
+  std::sort(differences.begin(), differences.end());
+  EXPECT_GT(differences.front(), 0.0);
+  EXPECT_LE(differences[differences.size() / 2], 0.08);
+  EXPECT_LE(differences.back(), 0.3);
 }
 
 TEST(FusedStep, TheModelHoldsTheWeightedSumOfTheExperts) {
