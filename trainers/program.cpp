@@ -9,6 +9,7 @@
 #include <new>
 #include <sstream>
 
+#include "core/allocation.h"
 #include "core/error.h"
 #include "train/versions.h"
 
@@ -63,6 +64,7 @@ int run_program(const std::string& name, const std::function<int()>& body) {
     std::istringstream lines(message);
     for (std::string line; std::getline(lines, line);) fmt::print(stderr, "{}: {}\n", name, line);
   };
+  keep_freed_memory();
   try {
     return body();
   } catch (const Error& error) {
