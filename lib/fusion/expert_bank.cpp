@@ -8,12 +8,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "fusion/device_update.h"
 #include "fusion/expert_init.h"
-#include "fusion/fused_update.h"
 #include "fusion/learned_weights.h"
 #include "fusion/weight_noise.h"
 #include "nn/ffn.h"
-#include "optim/reduction.h"
+#include "optim/device.h"
 
 namespace exfusion {
 namespace {
@@ -126,7 +126,7 @@ void ExpertBank::fuse_with(const std::vector<float>& a) {
         slot.size, parameters_.values().mutable_data_ptr<float>() + slot.offset,
         nullptr,   {w.data(), a.size()},
         {},        {}};
-    fuse_experts<float>(tensors, a);
+    fuse_experts_on(experts_[t].device(), tensors, a);
   }
 }
 
@@ -199,7 +199,8 @@ void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr,
                                        {w.data(), a_.size()},
                                        {m.data(), a_.size()},
                                        {v.data(), a_.size()}};
-    fused_update<float>(tensors, priced_, next, gradient_scale, slot.decay ? decaying : plain, part);
+    fused_update_on(experts_[t].device(), tensors, priced_, next, gradient_scale,
+                    slot.decay ? decaying : plain, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
   if (router_) router_->update(prices_, config, weights_lr, update, gradient_scale);
@@ -213,8 +214,8 @@ void ExpertBank::compute_prices() {
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
     const auto w = slices(experts_[t]);
-    inner_products<float>(parameters_.gradients().const_data_ptr<float>() + slot.offset,
-                          std::span<const float* const>(w.data(), a_.size()), slot.size, part);
+    inner_products_on(experts_[t].device(), parameters_.gradients().const_data_ptr<float>() + slot.offset,
+                      std::span<const float* const>(w.data(), a_.size()), slot.size, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
 }

@@ -8,7 +8,7 @@
 
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
-#include "optim/reduction.h"
+#include "optim/device.h"
 #include "train/precision.h"
 #include "train/start_weights.h"
 
@@ -106,7 +106,8 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
         accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
 
   const at::Tensor gradients = state.parameters->gradients();
-  result.grad_norm = std::sqrt(sum_of_squares(gradients.const_data_ptr<float>(), gradients.numel()));
+  result.grad_norm =
+      std::sqrt(sum_of_squares_on(gradients.device(), gradients.const_data_ptr<float>(), gradients.numel()));
   ++state.step;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     ++state.skipped;
