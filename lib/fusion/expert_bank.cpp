@@ -45,15 +45,16 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   const std::int64_t n = config_.experts;
   if (n < 1 || n > kMaxExperts)
     throw std::invalid_argument("experts must be 1 to " + std::to_string(kMaxExperts));
-  FfnTensors dense;
+  FfnTensors dense;  // experts are drawn on the CPU, wherever they then live
   for (std::size_t t = 0; t < 4; ++t) {
-    dense[t] = parameters_.slots().at(first_slot_ + t).parameter.detach();
+    const at::Tensor parameter = parameters_.slots().at(first_slot_ + t).parameter.detach();
+    dense[t] = parameter.cpu();
     std::vector<std::int64_t> shape = dense[t].sizes().vec();
     shape.insert(shape.begin(), n);
-    experts_[t] = at::empty(shape);
-    exp_avg_[t] = at::zeros(shape);
-    exp_avg_sq_[t] = at::zeros(shape);
-    if (!config_.from.empty()) start_[t] = dense[t].clone();
+    experts_[t] = at::empty(shape, parameter.options());
+    exp_avg_[t] = at::zeros(shape, parameter.options());
+    exp_avg_sq_[t] = at::zeros(shape, parameter.options());
+    if (!config_.from.empty()) start_[t] = parameter.clone();
   }
   if (config_.weights == "learned") {
     z_ = at::full({n}, config_.normalize == "softmax" ? 0.0 : 1.0 / static_cast<double>(n), at::kDouble);
@@ -75,7 +76,8 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
 
 FfnTensors ExpertBank::initial_tensors(std::int64_t k) const {
   const std::int64_t hidden = experts_[0].size(1), dim = experts_[0].size(2);
-  const FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
+  FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
+  for (at::Tensor& tensor : dense) tensor = tensor.cpu();
   return initial_expert(config_, dense, seed_, ffn_, k, uniform_weights(experts()));
 }
 

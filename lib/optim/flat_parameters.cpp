@@ -18,15 +18,16 @@ FlatParameters::FlatParameters(std::vector<ParameterSlot> slots) : slots_(std::m
   for (ParameterSlot& slot : slots_) {
     const at::Tensor& parameter = slot.parameter;
     if (!parameter.defined() || parameter.scalar_type() != at::kFloat || !parameter.is_contiguous() ||
-        !parameter.device().is_cpu()) {
-      throw std::invalid_argument("parameter " + slot.name + " must be a contiguous fp32 tensor on the CPU");
+        parameter.device() != slots_[0].parameter.device()) {
+      throw std::invalid_argument("parameter " + slot.name +
+                                  " must be a contiguous fp32 tensor on the device of the first");
     }
     slot.offset = elements;
     slot.size = parameter.numel();
     elements += (slot.size + kAlignment - 1) / kAlignment * kAlignment;
   }
-  values_ = at::zeros({elements});
-  gradients_ = at::zeros({elements});
+  values_ = slots_.empty() ? at::zeros({0}) : at::zeros({elements}, slots_[0].parameter.options());
+  gradients_ = at::zeros_like(values_);
   for (ParameterSlot& slot : slots_) {
     const auto view = [&](const at::Tensor& flat) {
       return flat.narrow(0, slot.offset, slot.size).view(slot.parameter.sizes());
