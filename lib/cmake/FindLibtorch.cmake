@@ -93,7 +93,7 @@ if(NOT TARGET Libtorch::torch)
     ${_fmt_first} "${Libtorch_ROOT_DIR}/include" "${Libtorch_ROOT_DIR}/include/torch/csrc/api/include")
   target_compile_definitions(Libtorch::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
   # at::parallel_for is an inline OpenMP loop: without -fopenmp in our own files it would run on one thread.
-  target_compile_options(Libtorch::torch INTERFACE -fopenmp)
+  target_compile_options(Libtorch::torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
   target_link_libraries(Libtorch::torch INTERFACE
     Libtorch::lib_torch Libtorch::lib_torch_cpu Libtorch::lib_c10 ${_openmp})
 endif()

@@ -31,11 +31,13 @@ Order epoch_order(const Dataset& train, std::uint64_t seed, std::int64_t epoch) 
 
 // Images and targets as empty tensors, samples in place. Everything after is written through raw pointers: an
 // ATen operator on a loader thread would start OpenMP threads of its own.
-Batch empty_batch(const Dataset& split, std::int64_t classes, std::vector<std::int64_t> samples) {
+Batch empty_batch(const Dataset& split, std::int64_t classes, std::vector<std::int64_t> samples,
+                  bool pinned = false) {
   Batch batch;
   const auto count = static_cast<std::int64_t>(samples.size());
-  batch.images = at::empty({count, split.channels, split.height, split.width}, at::kFloat);
-  batch.targets = at::empty({count, classes}, at::kFloat);
+  const at::TensorOptions options = at::TensorOptions(at::kFloat).pinned_memory(pinned);
+  batch.images = at::empty({count, split.channels, split.height, split.width}, options);
+  batch.targets = at::empty({count, classes}, options);
   batch.samples = std::move(samples);
   return batch;
 }
@@ -64,7 +66,7 @@ Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std:
   const std::int64_t steps = steps_per_epoch(train, config.global_batch),
                      start = step % steps * config.global_batch;
   const auto first = order.begin() + start;
-  Batch batch = empty_batch(train, config.classes, {first, first + config.global_batch});
+  Batch batch = empty_batch(train, config.classes, {first, first + config.global_batch}, config.pinned);
   batch.step = step;
   batch.epoch = step / steps;
 
@@ -111,6 +113,12 @@ std::int64_t steps_per_epoch(const Dataset& train, std::int64_t global_batch) {
                     global_batch, train.size(), train.size()));
   }
   return train.size() / global_batch;
+}
+
+Batch to_device(Batch batch, c10::Device device) {
+  batch.images = batch.images.to(device, /*non_blocking=*/true);
+  batch.targets = batch.targets.to(device, /*non_blocking=*/true);
+  return batch;
 }
 
 Batch make_batch(const Dataset& train, const LoaderConfig& config, std::int64_t step) {

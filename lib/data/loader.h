@@ -29,7 +29,12 @@ struct LoaderConfig {
   DataConfig data;
   std::uint64_t seed = 0;
   std::int64_t global_batch = 0, classes = 0;
+  bool pinned = false;  // batches in page-locked memory: a GPU reads them while the CPU goes on
 };
+
+// Images and targets on `device`; from pinned memory the copy runs beside what the host does next. A batch
+// that is there already comes back as it is.
+Batch to_device(Batch batch, c10::Device device);
 
 // The global batch of step `step` (from 0); a pure function. Draws the whole epoch's permutation: for many
 // steps, a Loader. Throws as steps_per_epoch.

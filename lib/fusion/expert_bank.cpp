@@ -6,12 +6,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "fusion/device_update.h"
 #include "fusion/expert_init.h"
-#include "fusion/fused_update.h"
 #include "fusion/learned_weights.h"
 #include "fusion/weight_noise.h"
+#include "optim/device.h"
 #include "optim/large_pages.h"
-#include "optim/reduction.h"
 
 namespace exfusion {
 namespace {
@@ -42,15 +42,16 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   const std::int64_t n = config_.experts;
   if (n < 1 || n > kMaxExperts)
     throw std::invalid_argument("experts must be 1 to " + std::to_string(kMaxExperts));
-  FfnTensors dense;
+  FfnTensors dense;  // experts are drawn on the CPU, wherever they then live
   for (std::size_t t = 0; t < 4; ++t) {
-    dense[t] = parameters_.slots().at(first_slot_ + t).parameter.detach();
+    const at::Tensor parameter = parameters_.slots().at(first_slot_ + t).parameter.detach();
+    dense[t] = parameter.cpu();
     std::vector<std::int64_t> shape = dense[t].sizes().vec();
     shape.insert(shape.begin(), n);
-    experts_[t] = zeros_in_large_pages(shape);
-    exp_avg_[t] = zeros_in_large_pages(shape);
-    exp_avg_sq_[t] = zeros_in_large_pages(shape);
-    if (!config_.from.empty()) start_[t] = dense[t].clone();
+    experts_[t] = zeros_in_large_pages(shape, parameter.device());
+    exp_avg_[t] = zeros_in_large_pages(shape, parameter.device());
+    exp_avg_sq_[t] = zeros_in_large_pages(shape, parameter.device());
+    if (!config_.from.empty()) start_[t] = parameter.clone();
   }
   if (config_.weights == "learned") {
     z_ = at::full({n}, config_.normalize == "softmax" ? 0.0 : 1.0 / static_cast<double>(n), at::kDouble);
@@ -96,7 +97,7 @@ void ExpertBank::fuse_with(std::span<const float> a) {
                                        .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
                                        .w = {w.data(), a.size()},
                                        .bf16 = parameters_.bf16_data(slot.offset)};
-    fuse_experts<float>(tensors, a);
+    fuse_experts_on(experts_[t].device(), tensors, a);
   }
 }
 
@@ -179,7 +180,8 @@ void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr,
         .m = {m.data(), a_.size()},
         .v = {v.data(), a_.size()},
         .bf16 = parameters_.bf16_data(slot.offset)};
-    fused_update<float>(tensors, priced_, next_, gradient_scale, slot.decay ? decaying : plain, part);
+    fused_update_on(experts_[t].device(), tensors, priced_, next_, gradient_scale,
+                    slot.decay ? decaying : plain, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
   if (router_) router_->update(prices_, config, weights_lr, update, gradient_scale);
@@ -194,8 +196,8 @@ void ExpertBank::compute_prices() {
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
     const auto w = slices(experts_[t]);
-    inner_products<float>(parameters_.gradients().const_data_ptr<float>() + slot.offset,
-                          std::span<const float* const>(w.data(), a_.size()), slot.size, part);
+    inner_products_on(experts_[t].device(), parameters_.gradients().const_data_ptr<float>() + slot.offset,
+                      std::span<const float* const>(w.data(), a_.size()), slot.size, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
 }

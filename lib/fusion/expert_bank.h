@@ -57,7 +57,8 @@ class ExpertBank {
   std::int64_t experts() const { return static_cast<std::int64_t>(a_.size()); }
   const RouterMemory* router() const { return router_.get(); }  // null unless weights: memory
   bool needs_input() const { return router_ != nullptr; }
-  // [N, …] in the order of kFfnTensors, and the values from which expert k started (NaN where not known).
+  // [N, …] in the order of kFfnTensors; the values from which expert k started, on the CPU (NaN where not
+  // known).
   const FfnTensors& expert_tensors() const { return experts_; }
   FfnTensors initial_tensors(std::int64_t k) const;
   // The experts were written from outside: fuses them. Where they started is not known then.

@@ -28,7 +28,8 @@ std::vector<float> ExpertBank::collapse_weights() const {
 
 FfnTensors ExpertBank::initial_tensors(std::int64_t k) const {
   const std::int64_t hidden = experts_[0].size(1), dim = experts_[0].size(2);
-  const FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
+  FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
+  for (at::Tensor& tensor : dense) tensor = tensor.cpu();
   return initial_expert(config_, dense, seed_, ffn_, k, uniform_weights(experts()));
 }
 

@@ -62,7 +62,7 @@ double wardrop_gap(std::span<const float> a, std::span<const double> prices) {
 ExpertGeometry measure_geometry(const ExpertBank& bank, double decay) {
   const at::NoGradGuard no_grad;
   ExpertGeometry geometry;
-  const at::Tensor now = weight_rows(bank.expert_tensors()), start = initial_rows(bank);
+  const at::Tensor now = weight_rows(bank.expert_tensors()).cpu(), start = initial_rows(bank);
   const std::vector<float>& a = bank.a();
   const at::Tensor weights = at::empty({bank.experts()}, at::kDouble);
   std::copy(a.begin(), a.end(), weights.mutable_data_ptr<double>());

@@ -1,16 +1,11 @@
 // exp and GELU of one number, without branches, so that compilers vectorise loops over them. The one place of
 // this arithmetic: CPU and CUDA kernels both call it.
 #pragma once
-#include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
-#if defined(__CUDACC__)
-#define EXFUSION_HOST_DEVICE __host__ __device__
-#else
-#define EXFUSION_HOST_DEVICE
-#endif
+#include "core/host_device.h"
 
 namespace exfusion {
 
@@ -30,8 +25,12 @@ EXFUSION_HOST_DEVICE inline float exp_element(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float y = p * r * r + r + 1.0f;
-  const auto exponent = static_cast<std::int32_t>(power) << 23;
-  return std::bit_cast<float>(std::bit_cast<std::int32_t>(y) + exponent);
+  std::int32_t bits = 0;
+  memcpy(&bits, &y, sizeof bits);  // std::bit_cast is none of device code
+  bits += static_cast<std::int32_t>(power) << 23;
+  float result = 0.0f;
+  memcpy(&result, &bits, sizeof result);
+  return result;
 }
 
 struct Gelu {

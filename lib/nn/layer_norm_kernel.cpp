@@ -1,9 +1,9 @@
 #include "nn/layer_norm_kernel.h"
 
-#include <cmath>
 #include <vector>
 
 #include "core/instruction_sets.h"
+#include "nn/layer_norm_element.h"
 #include "nn/row_chunks.h"
 
 namespace exfusion {
@@ -37,11 +37,10 @@ template <class T>
   const float* __restrict row = branch ? sum : x;
   const float over_dim = 1.0f / static_cast<float>(dim);
   const float middle = over_dim * lane_sum(dim, [&](std::int64_t i) { return row[i]; });
-  const float variance =
-      over_dim * lane_sum(dim, [&](std::int64_t i) { return (row[i] - middle) * (row[i] - middle); });
-  const float scale = 1.0f / std::sqrt(variance + eps);
+  const float squares = lane_sum(dim, [&](std::int64_t i) { return (row[i] - middle) * (row[i] - middle); });
+  const float scale = inverse_deviation(squares, static_cast<float>(dim), eps);
   for (std::int64_t i = 0; i < dim; ++i)
-    normed[i] = from_float<T>((row[i] - middle) * scale * weight[i] + bias[i]);
+    normed[i] = from_float<T>(layer_norm_element(row[i], middle, scale, weight[i], bias[i]));
   *mean = middle;
   *inverse_std = scale;
 }
@@ -53,7 +52,6 @@ template <class T>
                                                 float* __restrict d_x, T* __restrict d_branch,
                                                 float* __restrict d_weight, float* __restrict d_bias) {
   const float over_dim = 1.0f / static_cast<float>(dim);
-  // d_x = scale (g - mean(g) - z mean(g z)) + d_sum, with z the normalised row and g = d_normed * weight.
   const float g_mean =
       over_dim * lane_sum(dim, [&](std::int64_t i) { return to_float(d_normed[i]) * weight[i]; });
   const float gz_mean = over_dim * lane_sum(dim, [&](std::int64_t i) {
@@ -63,7 +61,7 @@ template <class T>
     const float d = to_float(d_normed[i]), z = (row[i] - mean) * scale;
     d_weight[i] += d * z;
     d_bias[i] += d;
-    d_x[i] = scale * (d * weight[i] - g_mean - z * gz_mean);
+    d_x[i] = layer_norm_gradient_element(d * weight[i], g_mean, z, gz_mean, scale);
   }
   if (d_sum) {
     for (std::int64_t i = 0; i < dim; ++i) d_x[i] += d_sum[i];

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/recipe.h"
+#include "optim/device.h"
 #include "optim/large_pages.h"
 
 namespace exfusion {
@@ -56,8 +57,8 @@ DenseAdamW::DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::
   for (std::size_t i = first_slot; i < last_slot; ++i) scales.push_back(parameters.slots()[i].lr_scale);
   if (std::any_of(scales.begin(), scales.end(), [](double scale) { return scale != 1.0; }))
     lr_scale_ = at::tensor(scales, at::kDouble);
-  exp_avg_ = zeros_in_large_pages({elements});
-  exp_avg_sq_ = zeros_in_large_pages({elements});
+  exp_avg_ = zeros_in_large_pages({elements}, parameters.values().device());
+  exp_avg_sq_ = zeros_in_large_pages({elements}, parameters.values().device());
 }
 
 void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale) {
@@ -71,11 +72,12 @@ void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update,
     const ParameterSlot& slot = parameters_.slots()[i];
     const std::int64_t at = slot.offset - parameters_.slots()[first_slot_].offset;
     const double scale = lr_scale_.defined() ? lr_scale_.const_data_ptr<double>()[i - first_slot_] : 1.0;
-    adamw_update(slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
-                 scale == 1.0 ? (slot.decay ? decaying : plain)
-                              : adamw_scalars<float>(config, lr * scale,
-                                                     slot.decay ? config.weight_decay / scale : 0.0, update),
-                 parameters_.bf16_data(slot.offset));
+    adamw_update_on(
+        exp_avg_.device(), slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
+        scale == 1.0 ? (slot.decay ? decaying : plain)
+                     : adamw_scalars<float>(config, lr * scale,
+                                            slot.decay ? config.weight_decay / scale : 0.0, update),
+        parameters_.bf16_data(slot.offset));
   }
 }
 

@@ -4,11 +4,7 @@
 #pragma once
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define EXFUSION_HOST_DEVICE __host__ __device__
-#else
-#define EXFUSION_HOST_DEVICE
-#endif
+#include "core/host_device.h"
 
 namespace exfusion {
 

@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
 namespace exfusion {
 
 WeightEma::WeightEma(const FlatParameters& parameters, double decay)
@@ -23,8 +21,9 @@ NamedTensors WeightEma::state() const {
 }
 
 void WeightEma::swap() {
-  auto* average = average_.mutable_data_ptr<float>();
-  std::swap_ranges(average, average + average_.numel(), parameters_.values().mutable_data_ptr<float>());
+  const at::Tensor average = average_.clone();
+  average_.copy_(parameters_.values());
+  parameters_.values().copy_(average);
   parameters_.round_bf16();
 }
 

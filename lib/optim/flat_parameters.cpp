@@ -21,15 +21,17 @@ FlatParameters::FlatParameters(std::vector<ParameterSlot> slots) : slots_(std::m
   for (ParameterSlot& slot : slots_) {
     const at::Tensor& parameter = slot.parameter;
     if (!parameter.defined() || parameter.scalar_type() != at::kFloat || !parameter.is_contiguous() ||
-        !parameter.device().is_cpu()) {
-      throw std::invalid_argument("parameter " + slot.name + " must be a contiguous fp32 tensor on the CPU");
+        parameter.device() != slots_[0].parameter.device()) {
+      throw std::invalid_argument("parameter " + slot.name +
+                                  " must be a contiguous fp32 tensor on the device of the first");
     }
     slot.offset = elements;
     slot.size = parameter.numel();
     elements += (slot.size + kAlignment - 1) / kAlignment * kAlignment;
   }
-  values_ = zeros_in_large_pages({elements});
-  gradients_ = zeros_in_large_pages({elements});
+  const c10::Device device = slots_.empty() ? c10::Device(at::kCPU) : slots_[0].parameter.device();
+  values_ = zeros_in_large_pages({elements}, device);
+  gradients_ = zeros_in_large_pages({elements}, device);
   for (ParameterSlot& slot : slots_) {
     const auto view = [&](const at::Tensor& flat) {
       return flat.narrow(0, slot.offset, slot.size).view(slot.parameter.sizes());
@@ -46,6 +48,7 @@ void FlatParameters::zero_gradients() {
 }
 
 void FlatParameters::keep_bf16() {
+  if (!values_.is_cpu()) throw std::invalid_argument("a bf16 copy is kept on the CPU only");
   bf16_ = at::empty(values_.sizes(), at::kBFloat16);
   round_bf16();
 }

@@ -20,8 +20,8 @@ struct ParameterSlot {
 
 class FlatParameters {
  public:
-  // Moves the parameters (fp32, contiguous) into one buffer in the order given; their .grad become views of
-  // the other. From then on autograd accumulates into that buffer: never reset .grad.
+  // Moves the parameters (fp32, contiguous, all on one device) into one buffer in the order given; their
+  // .grad become views of the other. From then on autograd accumulates into that buffer: never reset .grad.
   explicit FlatParameters(std::vector<ParameterSlot> slots);
   const std::vector<ParameterSlot>& slots() const { return slots_; }
   at::Tensor values() const { return values_; }        // [elements] fp32

@@ -13,9 +13,9 @@ constexpr std::size_t kPage = std::size_t{2} << 20;  // of x86-64 and, by defaul
 
 }  // namespace
 
-at::Tensor zeros_in_large_pages(at::IntArrayRef shape) {
+at::Tensor zeros_in_large_pages(at::IntArrayRef shape, c10::Device device) {
   const auto bytes = static_cast<std::size_t>(c10::multiply_integers(shape)) * sizeof(float);
-  if (bytes < kPage) return at::zeros(shape);
+  if (bytes < kPage || !device.is_cpu()) return at::zeros(shape, at::TensorOptions(device));
   void* memory = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
   if (!memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE

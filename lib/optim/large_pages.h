@@ -4,9 +4,9 @@
 
 namespace exfusion {
 
-// An fp32 tensor of zeros on the CPU. From 2 MiB on it asks Linux for large pages (madvise): fewer page-table
-// look-ups and longer runs for the hardware's prefetching, near a tenth of the update pass. Where the kernel
-// has none, ordinary pages.
-at::Tensor zeros_in_large_pages(at::IntArrayRef shape);
+// An fp32 tensor of zeros. On the CPU, from 2 MiB on, it asks Linux for large pages (madvise): fewer
+// page-table look-ups and longer runs for the hardware's prefetching, near a tenth of the update pass. Where
+// the kernel has none, ordinary pages.
+at::Tensor zeros_in_large_pages(at::IntArrayRef shape, c10::Device device = at::kCPU);
 
 }  // namespace exfusion

@@ -18,16 +18,17 @@ Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, 
   const bool training = model.is_training();
   model.eval();
   const auto start = std::chrono::steady_clock::now();
+  const c10::Device device = model.parameters().front().device();
   Evaluation result;
   double loss = 0.0;
   std::int64_t correct = 0;
   if (logits) *logits = at::empty({split.size(), classes}, at::kFloat);
   for (std::int64_t first = 0; first < split.size(); first += kEvaluationBatch) {
     const std::int64_t count = std::min(kEvaluationBatch, split.size() - first);
-    const Batch batch = evaluation_batch(split, data, classes, first, count);
+    const Batch batch = to_device(evaluation_batch(split, data, classes, first, count), device);
     at::Tensor out;
     {
-      PrecisionScope scope(precision);
+      PrecisionScope scope(precision, device.type());
       out = model.forward(batch.images, {}).to(at::kFloat);
     }
     const at::Tensor labels = batch.targets.argmax(1);

@@ -17,7 +17,8 @@ struct Evaluation {
   double seconds = 0.0;
 };
 
-// With `logits` given, it receives the logits [samples, classes] fp32.
+// On the device of the model. With `logits` given, it receives the logits [samples, classes] fp32, on the
+// CPU.
 Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, std::int64_t classes,
                     const std::string& precision, at::Tensor* logits = nullptr);
 

@@ -21,9 +21,10 @@ at::Tensor logits_of(Model& model, const RunConfig& config, const Dataset& split
   constexpr std::int64_t kBatch = 250;
   std::vector<at::Tensor> logits;
   for (std::int64_t first = 0; first < count; first += kBatch) {
-    const Batch batch = evaluation_batch(split, config.data, config.model.vit.classes, first,
-                                         std::min(kBatch, count - first));
-    logits.push_back(model.forward(batch.images, {}));
+    const Batch batch = to_device(evaluation_batch(split, config.data, config.model.vit.classes, first,
+                                                   std::min(kBatch, count - first)),
+                                  model.parameters().front().device());
+    logits.push_back(model.forward(batch.images, {}).cpu());
   }
   return at::cat(logits);
 }

@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "train/checkpoint.h"
 #include "train/cost.h"
+#include "train/device.h"
 #include "train/evaluation.h"
 #include "train/export.h"
 #include "train/function_difference.h"
@@ -158,7 +159,8 @@ void train(Run& run, MetricsLog& metrics) {
   const RunConfig& config = run.config;
   const InterruptScope interrupts;
   Loader loader(run.data.train,
-                {config.data, config.seed, config.train.global_batch, config.model.vit.classes},
+                {config.data, config.seed, config.train.global_batch, config.model.vit.classes,
+                 run.state.parameters->values().is_cuda()},
                 run.state.step, run.total);
   Progress progress(run.state.step, run.total, run.steps_per_epoch, config.train.global_batch,
                     run.cost.flops_per_sample * static_cast<double>(config.train.global_batch),
@@ -215,10 +217,11 @@ void describe(const Run& run) {
            run.cost.parameters_deployed / 1e6, experts_text(config, run.state));
   log_info("{}", cost_text(run.cost));
   log_info(
-      "{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {}, {} threads",
+      "{}: {} training and {} test images, {} held out; {} steps of {} images ({} per epoch), {} on {}, {} "
+      "threads",
       config.data.name, run.data.train->size(), run.data.test->size(),
       run.data.validation ? run.data.validation->size() : 0, run.total, config.train.global_batch,
-      run.steps_per_epoch, config.train.precision, run.record.threads);
+      run.steps_per_epoch, config.train.precision, config.train.device, run.record.threads);
 }
 
 }  // namespace
@@ -226,6 +229,7 @@ void describe(const Run& run) {
 RunOutcome run_training(const RunConfig& config, const std::string& resolved, const RunFolder& folder,
                         bool resume) {
   log_to_file((folder.path() / "train.log").string());
+  training_device(config.train.device);  // before the work of everything that would be in vain
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   if (!resume) folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
   Run run{.config = config, .folder = folder};

@@ -25,6 +25,7 @@ TrainConfig parse_train(Section section) {
   config.micro_batch =
       section.in_range<std::int64_t>("micro_batch", config.global_batch, 1, config.global_batch);
   config.precision = section.one_of("precision", config.precision, {"fp32", "bf16"});
+  config.device = section.one_of("device", config.device, {"cpu", "cuda"});
   config.clip = section.in_range("clip", config.clip, 0.0, 1e9);
   config.ema = section.in_range("ema", config.ema, 0.0, 0.999999999);
   config.eval_every_steps =
@@ -69,6 +70,19 @@ void check_fusion(Section& root, const RunConfig& config) {
                     fmt::format("forward: {} needs the routing of the whole global batch before the FFN "
                                 "runs, so train.micro_batch must be train.global_batch",
                                 config.fusion->forward));
+}
+
+// What computes on the host's memory has no way to a GPU yet (docs/cuda.md).
+void check_device(Section& root, const RunConfig& config) {
+  if (config.train.device == "cpu") return;
+  Section section = root.child("train");
+  if (config.fusion && config.fusion->weights == "memory")
+    section.problem("device",
+                    "train.device: cuda has no fusion.weights: memory, whose router runs on the CPU alone");
+  if (config.model.vit.ffn.name != "dense")
+    section.problem("device",
+                    fmt::format("train.device: cuda has no model.ffn.name: {}, which runs on the CPU alone",
+                                config.model.vit.ffn.name));
 }
 
 // Where the weights come from: fusion.from was read with its section.
@@ -117,6 +131,7 @@ RunConfig parse_run(Recipe& recipe) {
   const std::string upcycled_from = config.fusion ? config.fusion->from : "";
   config.control = parse_control(root, config.fusion, config.optim);
   parse_start(root, config, upcycled_from);
+  check_device(root, config);
   if (fused_recipe && config.model.vit.ffn.name != "dense" && config.control.name != "dense")
     root.child("model").child("ffn").problem(
         "name",

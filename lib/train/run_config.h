@@ -22,6 +22,7 @@ struct TrainConfig {
   std::int64_t micro_batch =
       0;  // samples per forward pass; the gradients of a step's micro-batches are summed
   std::string precision = "fp32";     // fp32, bf16 (autocast; parameters, gradients and moments stay fp32)
+  std::string device = "cpu";         // cpu, cuda (train/device.h); an export or an evaluation is the CPU's
   double clip = 1.0;                  // bound on the global gradient norm; 0: off
   double ema = 0.0;                   // decay of the weight average; 0: off
   std::int64_t eval_every_steps = 0;  // 0: once per epoch

@@ -10,7 +10,8 @@
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
 #include "nn/layers.h"
-#include "optim/reduction.h"
+#include "optim/device.h"
+#include "train/device.h"
 #include "train/precision.h"
 #include "train/start_weights.h"
 
@@ -62,13 +63,14 @@ at::Tensor auxiliary_losses(const TrainingState& state) {
 double accumulate(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
                   std::int64_t count) {
   const std::span<const std::int64_t> samples(batch.samples.data() + first, static_cast<std::size_t>(count));
-  const at::Tensor drop_path =
-      drop_path_factors(state.model->drop_path_rates(), config.seed, batch.epoch, samples);
+  const c10::Device device = batch.images.device();
+  at::Tensor drop_path = drop_path_factors(state.model->drop_path_rates(), config.seed, batch.epoch, samples);
+  if (drop_path.defined()) drop_path = drop_path.to(device);
   for (const auto& ffn : state.feed_forwards)
     ffn->begin_pass({config.seed, state.step, first / config.train.micro_batch});
   at::Tensor loss;
   {
-    PrecisionScope precision(config.train.precision);
+    PrecisionScope precision(config.train.precision, device.type());
     const at::Tensor logits = state.model->forward(batch.images.narrow(0, first, count), drop_path);
     loss = at::cross_entropy_loss(logits.to(at::kFloat), batch.targets.narrow(0, first, count), {},
                                   at::Reduction::Sum) /
@@ -91,12 +93,15 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   state.model = make_model(config.model, config.seed);
   scale_initial_values(config.control, *state.model);
   if (load_source) load_start_weights(config, *state.model);
+  if (const c10::Device device = training_device(config.train.device); !device.is_cpu())
+    state.model->to(device);
   std::vector<NamedFfn> fused;
   if (config.fusion) fused = select_ffns(*state.model, config.fusion->layers);
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
-  if (config.train.precision == "bf16") keep_bf16_copies(*state.parameters, *state.model);
+  if (config.train.precision == "bf16" && state.parameters->values().is_cpu())
+    keep_bf16_copies(*state.parameters, *state.model);
   const std::size_t dense = state.parameters->slots().size() - fused.size() * kFfnTensors.size();
   state.dense = std::make_unique<DenseAdamW>(*state.parameters, 0, dense);
   for (std::size_t i = 0; i < fused.size(); ++i) {
@@ -111,8 +116,9 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   return state;
 }
 
-StepResult train_step(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t total,
+StepResult train_step(const RunConfig& config, TrainingState& state, const Batch& given, std::int64_t total,
                       std::int64_t steps_per_epoch) {
+  const Batch batch = to_device(given, state.parameters->values().device());
   StepResult result;
   const AdamWConfig& optim = config.optim;
   result.lr = optim.lr * schedule_factor(optim.schedule, state.step, total, steps_per_epoch);
@@ -125,7 +131,8 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
         accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
 
   const at::Tensor gradients = state.parameters->gradients();
-  result.grad_norm = std::sqrt(sum_of_squares(gradients.const_data_ptr<float>(), gradients.numel()));
+  result.grad_norm =
+      std::sqrt(sum_of_squares_on(gradients.device(), gradients.const_data_ptr<float>(), gradients.numel()));
   ++state.step;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     ++state.skipped;

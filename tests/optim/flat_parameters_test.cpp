@@ -46,6 +46,25 @@ TEST(FlatParameters, KeepsValuesAndAliasesThem) {
   EXPECT_EQ(slots[0].parameter[4][6].item<float>(), 2.0f);
 }
 
+// "meta" is a device that computes shapes alone: buffers that are made elsewhere than the parameters show up
+// on it.
+TEST(FlatParameters, LivesOnTheDeviceOfItsParametersAndSoDoesWhatFollowsIt) {
+  std::vector<ParameterSlot> slots = odd_slots();
+  for (ParameterSlot& slot : slots) slot.parameter = at::empty(slot.parameter.sizes(), at::kMeta);
+  FlatParameters flat(slots);
+  const DenseAdamW optimizer(flat, 0, 2);
+  WeightEma average(flat, 0.9);
+  average.swap();
+  std::vector<at::Tensor> tensors = {flat.values(), flat.gradients(), slots[0].parameter,
+                                     slots[0].parameter.grad()};
+  for (const auto& [name, tensor] : optimizer.state()) tensors.push_back(tensor);
+  for (const auto& [name, tensor] : average.state()) tensors.push_back(tensor);
+  for (const at::Tensor& tensor : tensors) EXPECT_TRUE(tensor.is_meta());
+
+  slots[1].parameter = at::zeros({5});
+  EXPECT_THROW(FlatParameters{slots}, std::invalid_argument);
+}
+
 TEST(FlatParameters, GradientsStayViewsOverSeveralBackwardPasses) {
   FlatParameters flat(odd_slots());
   const std::vector<ParameterSlot>& slots = flat.slots();

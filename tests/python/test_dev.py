@@ -31,9 +31,9 @@ def test_an_unknown_command_is_answered_with_the_list(dev):
     assert done.stderr.endswith("dev: no command tset\n") and "  test " in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["setup", "now"], ["build", "x"], ["clean", "all"], ["format", "--force"]])
+@pytest.mark.parametrize("arguments", [["setup", "now"], ["build", "x"], ["build cuda", "x"], ["clean", "all"], ["format", "--force"]])
 def test_arguments_that_a_command_does_not_take_are_refused(dev, arguments):
-    done = dev(*arguments)
+    done = dev(*arguments[0].split(), *arguments[1:])
     assert done.returncode == 2 and f"dev: {arguments[0]} takes no arguments, found: {arguments[1]}" in done.stderr
 
 
@@ -54,9 +54,7 @@ def checkout(repo, tmp_path, run, monkeypatch):
         folder.mkdir(parents=True)
     shutil.copy(repo / "dev", root)
     for version in ("2.13.0", "2.14.1"):
-        with zipfile.ZipFile(wheels / f"torch-{version}-py3-none-any.whl", "w") as wheel:
-            for name, text in torch_files(version).items():
-                wheel.writestr(name, text)
+        write_wheel(wheels, "torch", version, torch_files(version))
     (root / "requirements.txt").write_text("# the oracles\ntorch==2.13.0\n")
     program(fake / "dpkg-query", r"""for package in "${@:4}"; do echo "$package installed"; done""")
     program(fake / "id", "echo 1000")
@@ -75,15 +73,27 @@ def program(path, script):
     path.chmod(0o755)
 
 
+def write_wheel(folder, name, version, files):
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in {**files, **wheel_info(name, version)}.items():
+            wheel.writestr(path, text)
+
+
+def wheel_info(name, version):
+    info = f"{name}-{version}.dist-info"
+    return {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+
+
 def torch_files(version):
-    info = f"torch-{version}.dist-info"
     return {
         "torch/__init__.py": "",
         "torch/version.py": f"__version__ = '{version}'\n",
         "torch/lib/libtorch_cpu.so": "",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": "",
+        **wheel_info("torch", version),
     }
 
 
@@ -241,6 +251,29 @@ def test_build_run_train_bench_and_test(checkout, repo, run, tmp_path):
     assert stamp != (moved / ".venv/exfusion-setup").read_text()  # without the pretence .venv would be made anew
     done = run([moved / "dev", "build"], check=True)
     assert "configuring" in done.stderr and f"CMAKE_HOME_DIRECTORY:INTERNAL={moved}\n" in (moved / "build/CMakeCache.txt").read_text()
+
+
+def test_build_cuda_has_an_environment_and_a_folder_of_its_own(checkout, repo, run):
+    for name, text in {"CMakeLists.txt": PROJECT, "main.cpp": MAIN}.items():
+        (checkout / name).write_text(text)
+    shutil.copy(repo / "CMakePresets.json", checkout)
+
+    def build():
+        return run([checkout / "dev", "build", "cuda"], env={"LIBTORCH_ROOT": str(checkout / "of the CPU build")})
+
+    missing = build()  # no index, and no wheel of the compiler
+    assert missing.returncode == 1 and "cuda-toolkit" in missing.stderr and "needs a network" in missing.stderr
+    assert missing.stderr.endswith(f"the whole output is in {checkout}/build-cuda/python.log\n")
+
+    write_wheel(checkout / "wheels", "cuda_toolkit", "13.0.3", {})
+    done = build()
+    assert done.returncode == 0 and "libtorch 2.14.1 in" in done.stderr and f": {checkout}/build-cuda/bin" in done.stderr, done.stderr
+    cache = (checkout / "build-cuda/CMakeCache.txt").read_text()
+    assert "EXFUSION_CUDA:UNINITIALIZED=ON\n" in cache and f"={checkout}/.venv-cuda/lib/python3" in cache
+    assert sorted(path.name for path in (checkout / "build-cuda/bin").iterdir()) == ["exfusion-eval", "exfusion-train"]
+    assert not (checkout / ".venv").exists() and not (checkout / "build").exists()
+    again = build()
+    assert again.returncode == 0 and "making" not in again.stderr and "configuring" not in again.stderr
 
 
 def test_format_names_what_it_would_change_and_changes_it(checkout, repo, run):

@@ -102,6 +102,15 @@ def test_set_is_checked_as_the_recipe_is(call, recipe, tmp_path, setting, words)
     assert len(lines) == 1 and not (tmp_path / "run").exists()
 
 
+def test_a_gpu_that_is_not_there_is_one_line_and_exit_2(call, recipe, tmp_path):
+    for args in (["--out", tmp_path / "run"], ["--dry-run"]):
+        done = call("train", recipe, "--set", "train.device=cuda", *args, env={"CUDA_VISIBLE_DEVICES": ""})
+        (line,) = refused(done, "train.device: cuda")
+        assert "this build has no CUDA" in line or "no CUDA device found" in line
+    assert not (tmp_path / "run").exists()
+    call("train", recipe, "--set", "train.device=cuda", "--print-recipe", check=True)  # a recipe may be read anywhere
+
+
 def test_a_printed_recipe_is_a_recipe(call, recipe, tmp_path):
     first = call("train", recipe, "--set", "fusion.temperature=2", "--print-recipe", check=True).stdout
     assert "temperature: 2" in first and "weight_decay" in first  # what was set, and a default

@@ -38,17 +38,18 @@ HEAVY_HEADERS = {
     r"boost/(?!math/).*": ["trainers/*"],
     r"boost/math/.*": ["lib/compare/statistics.cpp"],
     r"torch/torch\.h": ["*.cpp"],
-    r"(torch|ATen|c10)/.*": [f"lib/{layer}/*" for layer in ARROWS if layer != "core"]
+    r"cuda.*|cub/.*|thrust/.*": ["*.cu", "*.cuh"],
+    r"(torch|ATen|c10)/.*": [f"lib/{layer}/*.{suffix}" for layer in ARROWS if layer != "core" for suffix in ("h", "cpp")]
                             + ["lib/cmake/*", "trainers/*", "tests/*", "experiments/*"],
 }
 
 # Lines; the first pattern that fits counts. Everything else may have 600.
-SIZES = {"lib/*.h": 120, "lib/*.cpp": 300, "trainers/*.cpp": 150, "*": 600}
+SIZES = {"lib/*.h": 120, "lib/*.cuh": 120, "lib/*.cpp": 300, "lib/*.cu": 300, "trainers/*.cpp": 150, "*": 600}
 
 # file: (lines, why it may be longer)
 SIZE_EXCEPTIONS = {}
 
-CODE = (".h", ".cpp")
+CODE = (".h", ".cpp", ".cu", ".cuh")
 SOURCE = CODE + (".py", ".cmake", ".sh")
 TEXT = SOURCE + (".md", ".txt", ".yaml", ".yml", ".json", "")
 WITHOUT_SUFFIX = {"dev", "run", ".clang-format", ".gitignore"}  # the others without one may be data
@@ -254,6 +255,9 @@ MISTAKES = [
     (check_text, "dev", 'cd "/' + 'root/x"\n', 1),
     (check_text, "tests/a/CMakeLists.txt", "set(A /tmp/" + "build-a)\n", 1),
     (check_text, "docs/a.md", "https://py" + "pi.org/simple\n", 1),
+    (check_arrows, "lib/nn/a.cu", '#include "optim/b.h"\n', 1),
+    (check_heavy_headers, "lib/core/a.cuh", "#include <cuda_runtime.h>\n#include <ATen/ATen.h>\n", 2),
+    (check_heavy_headers, "lib/nn/a.cu", "#include <ATen/ATen.h>\n", 1),
     (check_format, "lib/nn/a.cpp", "int a;\nint   b;\n", 2),
 ]
 

@@ -81,6 +81,13 @@ TEST(RunConfig, AMicroBatchIsPartOfTheGlobalBatch) {
   EXPECT_EQ(parse_run(recipe).train.micro_batch, 24);
 }
 
+TEST(RunConfig, WhatRunsOnTheCpuAloneIsRefusedOnAGpu) {
+  expect_problem({"train.device=gpu"}, {"train.device", "cpu, cuda"});
+  EXPECT_TRUE(problems(kTinyRecipe, {"train.device=cuda", kLearned[0]}).empty());
+  expect_problem({"train.device=cuda", "fusion={experts: 3, weights: memory}"}, {"train.device", "memory"});
+  expect_problem({"train.device=cuda", "model.ffn={name: smear}"}, {"train.device", "smear"});
+}
+
 TEST(RunConfig, TheNameIsOneOfAFolder) {
   for (const std::string name : {"a/b", "..", ".hidden", "a b", "''"})
     EXPECT_EQ(problems(kTinyRecipe, {"name=" + name}).size(), 1u) << name;
