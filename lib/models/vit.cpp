@@ -7,6 +7,7 @@
 #include "models/model.h"
 #include "nn/block.h"
 #include "nn/init.h"
+#include "nn/recompute.h"
 
 namespace exfusion {
 namespace {
@@ -22,6 +23,8 @@ class ViT : public Model {
 
  private:
   at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
+  at::Tensor run_block(std::size_t i, const at::Tensor& x, const at::Tensor& attention_factor,
+                       const at::Tensor& ffn_factor);
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
@@ -60,13 +63,26 @@ at::Tensor ViT::embed(const at::Tensor& images) {
   return at::cat({cls_token_.expand({images.size(0), 1, config_.dim}), patches}, 1) + pos_embed_;
 }
 
+at::Tensor ViT::run_block(std::size_t i, const at::Tensor& x, const at::Tensor& attention_factor,
+                          const at::Tensor& ffn_factor) {
+  if (!recompute_ || !at::GradMode::is_enabled()) return blocks_[i]->forward(x, attention_factor, ffn_factor);
+  // The FFN's own loss is a second output: its gradient belongs to the graph that is recomputed.
+  const auto part = [this, i, attention_factor, ffn_factor](const at::Tensor& input) {
+    std::vector<at::Tensor> outputs = {blocks_[i]->forward(input, attention_factor, ffn_factor)};
+    if (const at::Tensor loss = ffns_[i]->auxiliary_loss(); loss.defined()) outputs.push_back(loss);
+    return outputs;
+  };
+  const std::vector<at::Tensor> outputs = recomputed(part, x);
+  if (outputs.size() > 1) ffns_[i]->set_auxiliary_loss(outputs[1]);
+  return outputs[0];
+}
+
 at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {
   auto x = embed(images);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const auto branch = static_cast<std::int64_t>(2 * i);
-    x = drop_path.defined()
-            ? blocks_[i]->forward(x, drop_path.select(1, branch), drop_path.select(1, branch + 1))
-            : blocks_[i]->forward(x, {}, {});
+    x = drop_path.defined() ? run_block(i, x, drop_path.select(1, branch), drop_path.select(1, branch + 1))
+                            : run_block(i, x, {}, {});
   }
   // timm norms all tokens before it takes the class token; the result is the same.
   const auto pooled = cls_token_.defined() ? x.select(1, 0) : x.mean(1);

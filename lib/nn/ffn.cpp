@@ -5,6 +5,7 @@
 #include "nn/init.h"
 #include "nn/layer_selection.h"
 #include "nn/layers.h"
+#include "nn/recompute.h"
 
 namespace exfusion {
 
@@ -17,7 +18,7 @@ Ffn::Ffn(std::int64_t dim, std::int64_t hidden)
       fc2_(register_module("fc2", std::make_shared<Linear>(hidden, dim))) {}
 
 at::Tensor Ffn::forward(const at::Tensor& x) {
-  if (watch_) watch_(x);
+  if (watch_ && !recomputing()) watch_(x);
   return ffn_output(x, parameters_in_order());
 }
 

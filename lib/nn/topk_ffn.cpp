@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "nn/recompute.h"
+
 namespace exfusion {
 
 TopkFfn::TopkFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden, std::int64_t)
@@ -44,18 +46,21 @@ at::Tensor TopkFfn::forward(const at::Tensor& x) {
 
 void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilities,
                           const Dispatch& dispatch) {
-  for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
-  auxiliary_loss_.reset();
+  if (!recomputing()) {
+    for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
+  }
+  at::Tensor loss;
   if (config_.balance_loss > 0.0) {
     const at::Tensor fraction =
         at::tensor(dispatch.loads, probabilities.options()) / static_cast<double>(dispatch.order.numel());
-    auxiliary_loss_ = config_.balance_loss * static_cast<double>(config_.experts) *
-                      (fraction * probabilities.mean(0)).sum();
+    loss = config_.balance_loss * static_cast<double>(config_.experts) *
+           (fraction * probabilities.mean(0)).sum();
   }
   if (config_.z_loss > 0.0) {
     const at::Tensor z = config_.z_loss * logits.logsumexp(-1).square().mean();
-    auxiliary_loss_ = auxiliary_loss_.defined() ? auxiliary_loss_ + z : z;
+    loss = loss.defined() ? loss + z : z;
   }
+  set_auxiliary_loss(loss);
 }
 
 void TopkFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
