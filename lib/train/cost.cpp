@@ -94,13 +94,10 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
 
 std::string cost_text(const TrainingCost& cost) {
   std::string text = fmt::format(
-      "{:.4g} MFLOP per training sample; {:.3f} M parameters in training, {:.3f} M deployed; {:.1f} MB of "
-      "weights, "
-      "gradients and moments, activations on top",
-      cost.flops_per_sample / 1e6, cost.parameters_training / 1e6, cost.parameters_deployed / 1e6,
-      cost.state_bytes / 1e6);
+      "{:.4g} MFLOP per training sample; {:.3f} M parameters in training, {:.3f} M deployed",
+      cost.flops_per_sample / 1e6, cost.parameters_training / 1e6, cost.parameters_deployed / 1e6);
   if (cost.fusion_bytes > 0.0)
-    text += fmt::format("; {:.0f} bytes of them decide the weights of the experts", cost.fusion_bytes);
+    text += fmt::format("; {:.0f} bytes decide the weights of the experts", cost.fusion_bytes);
   return text;
 }
 
