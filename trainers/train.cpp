@@ -84,7 +84,7 @@ int run(int argc, char** argv) {
       if (!may_change_on_resume(key))
         throw UsageError(
             fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
-                        "threads and data.root may change",
+                        "threads, train.recompute and data.root may change",
                         key));
     }
   }

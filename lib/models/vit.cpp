@@ -66,15 +66,13 @@ at::Tensor ViT::embed(const at::Tensor& images) {
 at::Tensor ViT::run_block(std::size_t i, const at::Tensor& x, const at::Tensor& attention_factor,
                           const at::Tensor& ffn_factor) {
   if (!recompute_ || !at::GradMode::is_enabled()) return blocks_[i]->forward(x, attention_factor, ffn_factor);
-  // The FFN's own loss is a second output: its gradient belongs to the graph that is recomputed.
+  // The FFN's own loss is an output too, or its gradient would find no graph.
   const auto part = [this, i, attention_factor, ffn_factor](const at::Tensor& input) {
     std::vector<at::Tensor> outputs = {blocks_[i]->forward(input, attention_factor, ffn_factor)};
     if (const at::Tensor loss = ffns_[i]->auxiliary_loss(); loss.defined()) outputs.push_back(loss);
     return outputs;
   };
-  const std::vector<at::Tensor> outputs = recomputed(part, x);
-  if (outputs.size() > 1) ffns_[i]->set_auxiliary_loss(outputs[1]);
-  return outputs[0];
+  return recomputed(part, x)[0];
 }
 
 at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {

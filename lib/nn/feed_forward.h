@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <utility>
 #include <vector>
 
 namespace exfusion {
@@ -36,18 +35,14 @@ class FeedForward : public torch::nn::Module {
   // Before each forward pass of training.
   virtual void begin_pass(const PassPosition&) {}
   // Of the last forward pass in training mode: a scalar to add to that pass's mean loss, its coefficient
-  // included; undefined: none. Settable, for who wraps the pass in a graph of its own (nn/recompute.h).
-  at::Tensor auxiliary_loss() const { return auxiliary_loss_; }
-  void set_auxiliary_loss(at::Tensor loss) { auxiliary_loss_ = std::move(loss); }
+  // included; undefined: none.
+  virtual at::Tensor auxiliary_loss() const { return {}; }
   // After each optimizer update; progress in (0, 1] is the part of the run's steps that is done.
   virtual void after_update(double /*progress*/) {}
   // The dense FFN that equals this one in evaluation mode, bit for bit, or nullopt if there is none.
   virtual std::optional<FfnTensors> dense_form() const = 0;
   // Matrix-multiply FLOPs of the forward pass of one example of `tokens` tokens, nothing dropped.
   virtual double forward_flops(std::int64_t tokens) const = 0;
-
- private:
-  at::Tensor auxiliary_loss_;
 };
 
 // A model's feed-forward modules in the order of the forward pass.

@@ -15,7 +15,8 @@ using DifferentiablePart = std::function<std::vector<at::Tensor>(const at::Tenso
 // gradients one by one, which may round otherwise). x must require a gradient. `part` is called again in
 // the backward pass, with the autocast state of now: it must give the same values then, so its random draws
 // and weights must be what they were, and what it refers to must live as long as the graph. Where no graph is
-// recorded it is part(x) and nothing else.
+// recorded it is part(x) and nothing else. What `part` returns becomes the result itself: who keeps such a
+// tensor, as an FFN keeps its loss, has it with its graph.
 std::vector<at::Tensor> recomputed(const DifferentiablePart& part, const at::Tensor& x);
 
 // Whether this thread computes a part once more. What counts passes (statistics of routers, of loads) has

@@ -49,18 +49,17 @@ void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilit
   if (!recomputing()) {
     for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
   }
-  at::Tensor loss;
+  auxiliary_loss_.reset();
   if (config_.balance_loss > 0.0) {
     const at::Tensor fraction =
         at::tensor(dispatch.loads, probabilities.options()) / static_cast<double>(dispatch.order.numel());
-    loss = config_.balance_loss * static_cast<double>(config_.experts) *
-           (fraction * probabilities.mean(0)).sum();
+    auxiliary_loss_ = config_.balance_loss * static_cast<double>(config_.experts) *
+                      (fraction * probabilities.mean(0)).sum();
   }
   if (config_.z_loss > 0.0) {
     const at::Tensor z = config_.z_loss * logits.logsumexp(-1).square().mean();
-    loss = loss.defined() ? loss + z : z;
+    auxiliary_loss_ = auxiliary_loss_.defined() ? auxiliary_loss_ + z : z;
   }
-  set_auxiliary_loss(loss);
 }
 
 void TopkFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {

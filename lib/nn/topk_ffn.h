@@ -34,6 +34,7 @@ class TopkFfn : public FeedForward {
   at::Tensor forward(const at::Tensor& x) override;
   void draw_parameters(std::uint64_t seed, std::int64_t ffn) override;
   void begin_pass(const PassPosition& position) override;
+  at::Tensor auxiliary_loss() const override { return auxiliary_loss_; }
   void after_update(double progress) override;
   std::optional<FfnTensors> dense_form() const override { return std::nullopt; }
   double forward_flops(std::int64_t tokens) const override;
@@ -44,7 +45,8 @@ class TopkFfn : public FeedForward {
   FfnConfig config_;
   std::shared_ptr<Router> router_;
   std::shared_ptr<Experts> experts_;
-  at::Tensor selection_bias_;        // [experts]; undefined: off
+  at::Tensor selection_bias_;  // [experts]; undefined: off
+  at::Tensor auxiliary_loss_;
   std::vector<std::int64_t> loads_;  // of the step so far
 };
 

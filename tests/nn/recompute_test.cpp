@@ -99,6 +99,20 @@ TEST(Recomputed, GradientsOfTwoPassesAddUpAsTheyWould) {
   EXPECT_TRUE(at::equal(again.second.grad(), kept.second.grad()));
 }
 
+// An FFN's own loss is read from the FFN, not from what the block returned.
+TEST(Recomputed, WhoKeptAnOutputHasItsGraph) {
+  const at::Tensor x = at::ones({2}).requires_grad_();
+  at::Tensor kept;
+  const at::Tensor y = recomputed(
+      [&](const at::Tensor& input) -> std::vector<at::Tensor> {
+        if (!recomputing()) return {input * 2, kept = input.square().sum()};
+        return {input * 2, input.square().sum()};
+      },
+      x)[0];
+  (y.sum() + 3 * kept).backward();
+  EXPECT_TRUE(at::equal(x.grad(), at::full({2}, 2.0 + 3.0 * 2.0)));
+}
+
 TEST(Recomputed, KeepsNothingOfThePart) {
   at::Tensor y;
   const at::Tensor x = at::ones({2}).requires_grad_();
