@@ -65,7 +65,7 @@ at::Tensor ViT::embed(const at::Tensor& images) {
 
 at::Tensor ViT::run_block(std::size_t i, const at::Tensor& x, const at::Tensor& attention_factor,
                           const at::Tensor& ffn_factor) {
-  if (!recompute_ || !at::GradMode::is_enabled()) return blocks_[i]->forward(x, attention_factor, ffn_factor);
+  if (!recompute_ || !is_training()) return blocks_[i]->forward(x, attention_factor, ffn_factor);
   // The FFN's own loss is an output too, or its gradient would find no graph.
   const auto part = [this, i, attention_factor, ffn_factor](const at::Tensor& input) {
     std::vector<at::Tensor> outputs = {blocks_[i]->forward(input, attention_factor, ffn_factor)};
