@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
+
+#include <fstream>
+#include <string>
 
 namespace exfusion {
 namespace {
@@ -101,10 +103,14 @@ std::string cost_text(const TrainingCost& cost) {
   return text;
 }
 
+// getrusage would count the program that started this one, up to its exec.
 double peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return 1024.0 * static_cast<double>(usage.ru_maxrss);
+  std::ifstream status("/proc/self/status");
+  double kilobytes = 0.0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) kilobytes = std::stod(line.substr(6));
+  }
+  return 1024.0 * kilobytes;
 }
 
 }  // namespace exfusion
