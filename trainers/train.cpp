@@ -9,14 +9,12 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/recipe.h"
-#include "data/dataset.h"
-#include "fusion/fusion_config.h"
-#include "models/model.h"
-#include "optim/schedule.h"
 #include "program.h"
 #include "train/loop.h"
+#include "train/memory.h"
 #include "train/plan.h"
 #include "train/start_weights.h"
+#include "train_options.h"
 
 namespace exfusion {
 namespace {
@@ -24,44 +22,20 @@ namespace {
 namespace fs = std::filesystem;
 namespace po = boost::program_options;
 
-constexpr const char* kUsage =
-    "exfusion-train RECIPE [--set key=value]... [--out DIR]\n"
-    "exfusion-train --resume RUN [--set key=value]...\n\n"
-    "Trains the model that a recipe (YAML) describes and exports it. The run's folder, runs/<name> unless "
-    "--out\n"
-    "says otherwise, receives the resolved recipe, the log, metrics.h5, TensorBoard events, checkpoints and "
-    "export/.\n"
-    "Ctrl-C finishes the step, saves, and says how to go on.\n\n"
-    "  exfusion-train recipes/quickstart.yaml\n"
-    "  exfusion-train recipes/quickstart.yaml --set fusion=none --out runs/dense     the dense baseline\n"
-    "  exfusion-train recipes/vit_s.yaml --set fusion.experts=8 --set train.epochs=20\n"
-    "  exfusion-train --resume runs/vit_s --set train.epochs=30\n\n"
-    "Exit codes: 0 done, 1 the run failed, 2 bad input, 130/143 stopped by Ctrl-C/SIGTERM after saving.\n";
-
-ProgramOptions describe_options() {
-  ProgramOptions program{kUsage, po::options_description("Options"), "recipe"};
-  program.options.add_options()("set",
-                                po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
-                                "override one value of the recipe; may be repeated")(
-      "out", po::value<std::string>()->value_name("DIR"), "the run's folder (default: runs/<name>)")(
-      "overwrite", po::bool_switch(), "replace the run's folder if it exists")(
-      "resume", po::value<std::string>()->value_name("RUN"),
-      "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads and "
-      "data.root")("print-recipe", po::bool_switch(),
-                   "print the resolved recipe, defaults included, and stop")(
-      "dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")(
-      "json", po::bool_switch(), "print one JSON object with the result on stdout")(
-      "list", po::bool_switch(), "list models, data sets, schedules and weight modes");
-  return program;
-}
-
-void list_choices() {
-  const std::vector<std::pair<const char*, std::vector<std::string>>> kinds = {
-      {"model.arch", model_names()},           {"model.ffn.name", ffn_names()},
-      {"data.name", dataset_names()},          {"schedule.name", schedule_names()},
-      {"fusion.weights", weight_mode_names()}, {"control", control_names()}};
-  for (const auto& [kind, names] : kinds)
-    std::cout << fmt::format("{:<16}{}\n", kind, fmt::join(names, "  "));
+// What is known of a run that a signal stopped: no accuracy of its last step, no export.
+std::string json_text(const fs::path& run, const RunOutcome& outcome) {
+  nlohmann::json result = {{"run", run.string()},
+                           {"steps", outcome.step},
+                           {"skipped", outcome.skipped},
+                           {"signal", outcome.signal}};
+  if (outcome.signal == 0)
+    result.update({{"accuracy", outcome.accuracy},
+                   {"accuracy_fp32", outcome.accuracy_fp32},
+                   {"best_accuracy", outcome.best_accuracy},
+                   {"best_by", outcome.best_by},
+                   {"finished_before", outcome.already_finished},
+                   {"export", outcome.exported.string()}});
+  return result.dump();
 }
 
 int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {
@@ -74,42 +48,30 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
       resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
   RunOutcome outcome;
   try {
-    outcome = run_training(config, resolved, folder, resume);
+    outcome = run_training(config, resolved, folder, resume, given["profile"].as<std::int64_t>());
   } catch (const BadInput&) {  // refused before its first step: the corrected command must find the way free
     if (!resume && fs::is_empty(folder.checkpoints())) folder.withdraw();
     throw;
   }
+  if (given["json"].as<bool>()) std::cout << json_text(path, outcome) << "\n";
+  if (outcome.signal != 0)
+    throw Interrupted(
+        fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
+                    outcome.signal, outcome.step, path.string()),
+        outcome.signal);
   if (outcome.already_finished)
     log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
   log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy,
            config.train.precision, outcome.accuracy_fp32, outcome.best_accuracy, outcome.best_by);
-  if (given["json"].as<bool>())
-    std::cout << nlohmann::json({{"run", path.string()},
-                                 {"steps", outcome.step},
-                                 {"skipped", outcome.skipped},
-                                 {"accuracy", outcome.accuracy},
-                                 {"accuracy_fp32", outcome.accuracy_fp32},
-                                 {"best_accuracy", outcome.best_accuracy},
-                                 {"best_by", outcome.best_by},
-                                 {"finished_before", outcome.already_finished},
-                                 {"export", outcome.exported.string()}})
-                     .dump()
-              << "\n";
   return 0;
 }
 
 int run(int argc, char** argv) {
-  const ProgramOptions program = describe_options();
+  const ProgramOptions program = train_options();
   const po::variables_map given = parse_options(program, argc, argv);
   if (answered(program, given)) return 0;
   if (given["list"].as<bool>()) return list_choices(), 0;
-  if (given.count("recipe") == given.count("resume"))
-    throw UsageError(given.count("recipe")
-                         ? "give a recipe or --resume RUN, not both (a run keeps its recipe)"
-                         : "give a recipe, for example recipes/quickstart.yaml, or --resume RUN; see --help");
-  if (given.count("resume") && (given.count("out") || given["overwrite"].as<bool>()))
-    throw UsageError("--resume goes on in the run's own folder: --out and --overwrite do not go with it");
-
+  check_options(given);
   const auto sets =
       given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
   const bool resume = given.count("resume") != 0;
@@ -122,7 +84,7 @@ int run(int argc, char** argv) {
       if (!may_change_on_resume(key))
         throw UsageError(
             fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
-                        "threads and data.root may change",
+                        "threads, train.recompute and data.root may change",
                         key));
     }
   }
@@ -135,9 +97,8 @@ int run(int argc, char** argv) {
     throw UsageError(
         fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
                     config.train.steps));
-  if (given["json"].as<bool>() && (given["print-recipe"].as<bool>() || given["dry-run"].as<bool>()))
-    throw UsageError("--json describes a training's result; it does not go with --print-recipe or --dry-run");
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
+  check_memory(config);
   if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;
   return train(given, config, resolved);
 }

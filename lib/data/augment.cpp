@@ -53,6 +53,28 @@ SampleAugmentation draw_augmentation(const AugmentConfig& config, CounterRandom 
   return drawn;
 }
 
+namespace {
+
+// A row of the output: pixel x comes from place (flip ? width - 1 - x : x) + shift of the row `from`, padding
+// outside of it.
+void write_row(const std::uint8_t* from, std::int64_t width, std::int64_t shift, bool flip,
+               const std::array<float, 256>& normalised, float* out) {
+  // The pixels that are inside, as a range of x.
+  const std::int64_t offset = flip ? -shift : shift;
+  const std::int64_t first = std::clamp<std::int64_t>(-offset, 0, width);
+  const std::int64_t end = std::clamp(width - offset, first, width);
+  std::fill_n(out, first, normalised[0]);
+  if (flip) {
+    const std::uint8_t* last = from + width - 1 + shift;
+    for (std::int64_t x = first; x < end; ++x) out[x] = normalised[last[-x]];
+  } else {
+    for (std::int64_t x = first; x < end; ++x) out[x] = normalised[from[x + shift]];
+  }
+  std::fill(out + end, out + width, normalised[0]);
+}
+
+}  // namespace
+
 void write_augmented(const Dataset& dataset, std::int64_t index, const NormalisationTable& table,
                      const SampleAugmentation& augmentation, float* out) {
   const std::int64_t height = dataset.height, width = dataset.width;
@@ -62,11 +84,11 @@ void write_augmented(const Dataset& dataset, std::int64_t index, const Normalisa
     const auto& normalised = table[static_cast<std::size_t>(channel)];
     for (std::int64_t y = 0; y < height; ++y) {
       const std::int64_t from_y = y + augmentation.shift_y;
-      const bool row_inside = from_y >= 0 && from_y < height;
-      for (std::int64_t x = 0; x < width; ++x) {
-        const std::int64_t from_x = (augmentation.flip ? width - 1 - x : x) + augmentation.shift_x;
-        const bool inside = row_inside && from_x >= 0 && from_x < width;
-        out[y * width + x] = normalised[inside ? image[from_y * width + from_x] : 0];
+      if (from_y < 0 || from_y >= height) {
+        std::fill_n(out + y * width, width, normalised[0]);
+      } else {
+        write_row(image + from_y * width, width, augmentation.shift_x, augmentation.flip, normalised,
+                  out + y * width);
       }
     }
     for (std::int64_t y = erased.top; y < erased.top + erased.height; ++y) {

@@ -60,9 +60,10 @@ void write_images(const Dataset& train, const LoaderConfig& config, const Batch&
   }
 }
 
-// As make_batch, given the permutation of the step's epoch.
+// As make_batch, given the permutation of the step's epoch. `unmixed` is a place to work in: memory that is
+// new in each batch costs more than to write it.
 Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std::int64_t step,
-                          const Order& order) {
+                          const Order& order, std::vector<float>& unmixed) {
   const std::int64_t steps = steps_per_epoch(train, config.global_batch),
                      start = step % steps * config.global_batch;
   const auto first = order.begin() + start;
@@ -76,7 +77,7 @@ Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std:
   if (mix.partner.empty()) {
     write_images(train, config, batch, batch.images.data_ptr<float>());
   } else {
-    std::vector<float> unmixed(static_cast<std::size_t>(batch.images.numel()));
+    unmixed.resize(static_cast<std::size_t>(batch.images.numel()));
     write_images(train, config, batch, unmixed.data());
     mix_images(mix, unmixed.data(), train.channels, train.height, train.width,
                batch.images.data_ptr<float>());
@@ -123,7 +124,8 @@ Batch to_device(Batch batch, c10::Device device) {
 
 Batch make_batch(const Dataset& train, const LoaderConfig& config, std::int64_t step) {
   const std::int64_t epoch = step / steps_per_epoch(train, config.global_batch);
-  return make_batch_in_order(train, config, step, epoch_order(train, config.seed, epoch));
+  std::vector<float> unmixed;
+  return make_batch_in_order(train, config, step, epoch_order(train, config.seed, epoch), unmixed);
 }
 
 // Threads take steps in order; a batch waits in `made` until next() asks for it.
@@ -149,23 +151,24 @@ struct Loader::State {
     return next_to_make < end_step && next_to_make < next_to_give + config.data.workers + 2;
   }
 
-  Made make(std::int64_t step) {
+  Made make(std::int64_t step, std::vector<float>& unmixed) {
     try {
       const auto order = orders.get(*train, config.seed, step / steps);
-      return {make_batch_in_order(*train, config, step, *order), nullptr};
+      return {make_batch_in_order(*train, config, step, *order, unmixed), nullptr};
     } catch (...) {
       return {{}, std::current_exception()};
     }
   }
 
   void work() {
+    std::vector<float> unmixed;
     std::unique_lock lock(mutex);
     while (true) {
       room.wait(lock, [&] { return stopping || next_to_make == end_step || may_make(); });
       if (stopping || next_to_make == end_step) return;
       const std::int64_t step = next_to_make++;
       lock.unlock();
-      Made result = make(step);
+      Made result = make(step, unmixed);
       lock.lock();
       made.emplace(step, std::move(result));
       batch_made.notify_one();

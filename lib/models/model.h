@@ -33,8 +33,14 @@ class Model : public torch::nn::Module {
   virtual std::vector<double> drop_path_rates()
       const = 0;  // one per residual branch, in the order of the forward pass
   virtual bool decays(const std::string& parameter) const = 0;  // whether AdamW's weight decay applies to it
+  // Whether the backward pass computes a block's activations once more instead of the forward pass keeping
+  // them: the same gradients, less memory, a forward pass more of time.
+  void set_recompute(bool on) { recompute_ = on; }
   // Matrix-multiply FLOPs of one image's forward pass.
   virtual double forward_flops() const = 0;
+
+ protected:
+  bool recompute_ = false;
 };
 
 // Builds a model and draws its initial parameters from `seed`.

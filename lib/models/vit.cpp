@@ -7,6 +7,7 @@
 #include "models/model.h"
 #include "nn/block.h"
 #include "nn/init.h"
+#include "nn/recompute.h"
 
 namespace exfusion {
 namespace {
@@ -22,7 +23,9 @@ class ViT : public Model {
 
  private:
   at::Tensor embed(const at::Tensor& images);  // [n, tokens, dim]
-  at::Tensor pooled(const Residual& stream);   // [n, dim]
+  Residual run_block(std::size_t i, const Residual& stream, const at::Tensor& attention_factor,
+                     const at::Tensor& ffn_factor);
+  at::Tensor pooled(const Residual& stream);  // [n, dim]
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
@@ -61,13 +64,31 @@ at::Tensor ViT::embed(const at::Tensor& images) {
   return at::cat({cls_token_.expand({images.size(0), 1, config_.dim}), patches}, 1) + pos_embed_;
 }
 
+Residual ViT::run_block(std::size_t i, const Residual& stream, const at::Tensor& attention_factor,
+                        const at::Tensor& ffn_factor) {
+  if (!recompute_ || !is_training()) return blocks_[i]->forward(stream, attention_factor, ffn_factor);
+  // The FFN's own loss is an output too, or its gradient would find no graph.
+  const auto part = [this, i, factor = stream.factor, attention_factor,
+                     ffn_factor](const std::vector<at::Tensor>& inputs) {
+    const Residual input{inputs[0], inputs.size() > 1 ? inputs[1] : at::Tensor(), factor};
+    const Residual output = blocks_[i]->forward(input, attention_factor, ffn_factor);
+    std::vector<at::Tensor> outputs = {output.x, output.branch};
+    if (const at::Tensor loss = ffns_[i]->auxiliary_loss(); loss.defined()) outputs.push_back(loss);
+    return outputs;
+  };
+  std::vector<at::Tensor> inputs = {stream.x};
+  if (stream.branch.defined()) inputs.push_back(stream.branch);
+  const std::vector<at::Tensor> outputs = recomputed(part, inputs);
+  return {outputs[0], outputs[1], ffn_factor};
+}
+
 at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {
   Residual stream{embed(images), {}, {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const auto branch = static_cast<std::int64_t>(2 * i);
     stream = drop_path.defined()
-                 ? blocks_[i]->forward(stream, drop_path.select(1, branch), drop_path.select(1, branch + 1))
-                 : blocks_[i]->forward(stream, {}, {});
+                 ? run_block(i, stream, drop_path.select(1, branch), drop_path.select(1, branch + 1))
+                 : run_block(i, stream, {}, {});
   }
   return head_->forward(norm_->forward(pooled(stream)));
 }

@@ -10,6 +10,7 @@
 #include "nn/layers.h"
 #include "nn/matmul.h"
 #include "nn/precision.h"
+#include "nn/recompute.h"
 
 namespace exfusion {
 namespace {
@@ -70,7 +71,7 @@ Ffn::Ffn(std::int64_t dim, std::int64_t hidden)
       fc2_(register_module("fc2", std::make_shared<Linear>(hidden, dim))) {}
 
 at::Tensor Ffn::forward(const at::Tensor& x) {
-  if (watch_) watch_(x);
+  if (watch_ && !recomputing()) watch_(x);
   return ffn_output(x, parameters_in_order(),
                     {fc1_->weight_bf16, fc1_->bias_bf16, fc2_->weight_bf16, fc2_->bias_bf16});
 }

@@ -31,6 +31,7 @@ class Ffn : public FeedForward {
   void draw_parameters(std::uint64_t seed, std::int64_t ffn) override;  // initial_ffn, expert 0
   double forward_flops(std::int64_t tokens) const override;
   // `watch` sees the input of each forward pass before the weights are used; it may write them. One at most.
+  // Not in a recomputation (nn/recompute.h), which uses the weights as they are then.
   void watch_input(std::function<void(const at::Tensor& x)> watch) { watch_ = std::move(watch); }
 
  private:

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "nn/recompute.h"
+
 namespace exfusion {
 
 TopkFfn::TopkFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden, std::int64_t)
@@ -44,7 +46,9 @@ at::Tensor TopkFfn::forward(const at::Tensor& x) {
 
 void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilities,
                           const Dispatch& dispatch) {
-  for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
+  if (!recomputing()) {
+    for (std::size_t e = 0; e < loads_.size(); ++e) loads_[e] += dispatch.loads[e];
+  }
   auxiliary_loss_.reset();
   if (config_.balance_loss > 0.0) {
     const at::Tensor fraction =

@@ -19,7 +19,7 @@ struct TrainingCost {
 
 TrainingCost training_cost(const RunConfig& config, const TrainingState& state);
 
-// One line: FLOPs, parameters, bytes of state.
+// One line: FLOPs, parameters, bytes that decide the experts' weights (train/memory.h has the others).
 std::string cost_text(const TrainingCost& cost);
 
 // The largest resident size of this process so far, in bytes.

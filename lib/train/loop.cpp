@@ -16,6 +16,7 @@
 #include "train/export.h"
 #include "train/function_difference.h"
 #include "train/interrupt.h"
+#include "train/memory.h"
 #include "train/metrics.h"
 #include "train/plan.h"
 #include "train/progress.h"
@@ -41,7 +42,7 @@ struct Run {
   std::int64_t steps_per_epoch = 0, total = 0;
   TrainingCost cost;
   double step_seconds = 0.0;  // of the steps that this process took
-  std::int64_t steps_taken = 0;
+  std::int64_t steps_taken = 0, profiled_steps = 0;
 };
 
 bool due(std::int64_t step, std::int64_t every) {
@@ -155,7 +156,13 @@ void save(Run& run, MetricsLog& metrics) {
   prune_checkpoints(run.folder.checkpoints(), run.config.checkpoint.keep);
 }
 
-void train(Run& run, MetricsLog& metrics) {
+Batch next_batch(Loader& loader, PhaseSeconds& phases) {
+  const PhaseScope phase(Phase::data_wait, phases);
+  return loader.next();
+}
+
+// Returns the signal that stopped it before the last step, or 0.
+int train(Run& run, MetricsLog& metrics) {
   const RunConfig& config = run.config;
   const InterruptScope interrupts;
   Loader loader(run.data.train,
@@ -168,11 +175,15 @@ void train(Run& run, MetricsLog& metrics) {
   const std::int64_t eval_every =
       config.train.eval_every_steps > 0 ? config.train.eval_every_steps : run.steps_per_epoch;
   Clock::time_point flushed = Clock::now();
+  Profile profile(run.profiled_steps, run.folder.path() / "profile.json");
 
   while (run.state.step < run.total) {
+    profile.begin_step();
     const Clock::time_point start = Clock::now();
-    const Batch batch = loader.next();
+    PhaseSeconds phases{};
+    const Batch batch = next_batch(loader, phases);
     const StepResult result = train_step(config, run.state, batch, run.total, run.steps_per_epoch);
+    for (std::size_t i = 0; i < phases.size(); ++i) phases[i] += result.phases[i];
     const double seconds = seconds_since(start);
     const std::int64_t step = run.state.step;
     const bool last = step == run.total;
@@ -180,16 +191,20 @@ void train(Run& run, MetricsLog& metrics) {
     ++run.steps_taken;
     run.record.test_accuracy = run.record.test_accuracy_fp32 = run.record.ema_accuracy = std::nullopt;
 
-    if (result.skipped)
-      log_warning("step {}: loss {}, gradient norm {}: the step is skipped ({} in a row, {} in all)", step,
-                  result.loss, result.grad_norm, run.state.skipped_in_row, run.state.skipped);
-    if (due(step, config.train.log_every_steps))
-      metrics.train(run.state, result, seconds, loader.wait_seconds());
-    progress.update(step, result, seconds);
-    if (seconds_since(flushed) > 1.0) {
-      metrics.flush();
-      flushed = Clock::now();
+    {
+      const PhaseScope phase(Phase::logging, phases);
+      if (result.skipped)
+        log_warning("step {}: loss {}, gradient norm {}: the step is skipped ({} in a row, {} in all)", step,
+                    result.loss, result.grad_norm, run.state.skipped_in_row, run.state.skipped);
+      if (due(step, config.train.log_every_steps))
+        metrics.train(run.state, result, seconds, loader.wait_seconds());
+      progress.update(step, result, seconds);
+      if (seconds_since(flushed) > 1.0) {
+        metrics.flush();
+        flushed = Clock::now();
+      }
     }
+    profile.end_step(phases);
     if (run.state.skipped_in_row >= config.train.max_skipped)
       throw NonFiniteError(
           fmt::format("step {}: {} steps in a row had a non-finite loss or gradient (train.max_skipped); a "
@@ -203,12 +218,9 @@ void train(Run& run, MetricsLog& metrics) {
         due(step, config.checkpoint.every_epochs * run.steps_per_epoch) || last || signal != 0 ||
         run.record.best_step == step)
       save(run, metrics);
-    if (signal != 0 && !last)
-      throw Interrupted(
-          fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
-                      signal, step, run.folder.path().string()),
-          signal);
+    if (signal != 0 && !last) return signal;
   }
+  return 0;
 }
 
 void describe(const Run& run) {
@@ -227,12 +239,13 @@ void describe(const Run& run) {
 }  // namespace
 
 RunOutcome run_training(const RunConfig& config, const std::string& resolved, const RunFolder& folder,
-                        bool resume) {
+                        bool resume, std::int64_t profiled_steps) {
   log_to_file((folder.path() / "train.log").string());
   training_device(config.train.device);  // before the work of everything that would be in vain
+  log_info("{}", memory_text(config));
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   if (!resume) folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
-  Run run{.config = config, .folder = folder};
+  Run run{.config = config, .folder = folder, .profiled_steps = profiled_steps};
   run.data = make_datasets(config.data, config.seed, config.model.image_shape());
   run.steps_per_epoch = steps_per_epoch(*run.data.train, config.train.global_batch);
   run.total = total_steps(config.train, run.steps_per_epoch);
@@ -263,14 +276,15 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
     std::filesystem::remove_all(outcome.exported);
     MetricsLog metrics(folder.path(), config, run.state, resumed_at);
     folder.started();
-    train(run, metrics);
+    outcome.signal = train(run, metrics);
     log_info("peak memory of the process {:.0f} MB", peak_memory() / 1e6);
-    if (!run.record.test_accuracy_fp32) {  // shortened to where it stood: not yet evaluated as the last step
+    // Shortened to where it stood: not yet evaluated as the last step.
+    if (outcome.signal == 0 && !run.record.test_accuracy_fp32) {
       evaluate_step(run, metrics);
       save(run, metrics);
     }
   }
-  if (!outcome.already_finished || !std::filesystem::exists(outcome.exported))
+  if (outcome.signal == 0 && (!outcome.already_finished || !std::filesystem::exists(outcome.exported)))
     export_model(load_model(folder.path(), "last"), outcome.exported, true);
 
   outcome.step = run.state.step;

@@ -8,6 +8,7 @@
 
 #include "data/loader.h"
 #include "train/cost.h"
+#include "train/memory.h"
 #include "train/step.h"
 
 namespace exfusion {
@@ -44,6 +45,7 @@ std::string experts_text(const RunConfig& config, const TrainingState& state) {
 
 std::string plan_text(const RunConfig& config) {
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
+  const std::string memory = memory_text(config);  // before anything of it is taken
   const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
   TrainingState state = make_training_state(config);
   const std::int64_t per_epoch = steps_per_epoch(*data.train, config.train.global_batch);
@@ -65,6 +67,7 @@ std::string plan_text(const RunConfig& config) {
       fmt::format("{} steps of {} images ({} per epoch, micro-batches of {}), {}", steps,
                   config.train.global_batch, per_epoch, config.train.micro_batch, config.train.precision));
   row("cost", cost_text(cost));
+  row("memory", memory);
   row("measured", trial_text(config, state, *data.train, steps, per_epoch));
   return text;
 }

@@ -24,6 +24,7 @@ TrainConfig parse_train(Section section) {
   config.global_batch = section.in_range<std::int64_t>("global_batch", config.global_batch, 1, 1 << 20);
   config.micro_batch =
       section.in_range<std::int64_t>("micro_batch", config.global_batch, 1, config.global_batch);
+  config.recompute = section.get<bool>("recompute", config.recompute);
   config.precision = section.one_of("precision", config.precision, {"fp32", "bf16"});
   config.device = section.one_of("device", config.device, {"cpu", "cuda"});
   config.clip = section.in_range("clip", config.clip, 0.0, 1e9);
@@ -142,11 +143,17 @@ RunConfig parse_run(Recipe& recipe) {
   return config;
 }
 
-const std::vector<std::string> kMayChange = {"train.epochs",           "train.steps",
-                                             "train.eval_every_steps", "train.log_every_steps",
-                                             "train.threads",          "train.max_skipped",
-                                             "data.workers",           "data.root",
-                                             "checkpoint.every_steps", "checkpoint.every_epochs",
+const std::vector<std::string> kMayChange = {"train.epochs",
+                                             "train.steps",
+                                             "train.eval_every_steps",
+                                             "train.log_every_steps",
+                                             "train.threads",
+                                             "train.recompute",
+                                             "train.max_skipped",
+                                             "data.workers",
+                                             "data.root",
+                                             "checkpoint.every_steps",
+                                             "checkpoint.every_epochs",
                                              "checkpoint.keep"};
 
 bool may_change_on_resume(const std::string& key) {

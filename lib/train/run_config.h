@@ -20,7 +20,8 @@ struct TrainConfig {
   std::int64_t steps = 0;           // length in steps; wins over epochs when given
   std::int64_t global_batch = 256;  // samples per optimizer step
   std::int64_t micro_batch =
-      0;  // samples per forward pass; the gradients of a step's micro-batches are summed
+      0;                   // samples per forward pass; the gradients of a step's micro-batches are summed
+  bool recompute = false;  // the backward pass computes a block's activations once more: less memory
   std::string precision = "fp32";     // fp32, bf16 (autocast; parameters, gradients and moments stay fp32)
   std::string device = "cpu";         // cpu, cuda (train/device.h); an export or an evaluation is the CPU's
   double clip = 1.0;                  // bound on the global gradient norm; 0: off

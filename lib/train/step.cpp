@@ -59,9 +59,14 @@ at::Tensor auxiliary_losses(const TrainingState& state) {
   return sum;
 }
 
-// Adds the gradients of one micro-batch; returns the sum of its losses over the global batch size.
-double accumulate(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
-                  std::int64_t count) {
+// The loss of one micro-batch, of which the gradients are wanted: the sum of its cross entropies over the
+// global batch size, and the share of the FFNs' losses.
+struct MicroBatchLoss {
+  at::Tensor cross_entropy, objective;
+};
+
+MicroBatchLoss forward(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
+                       std::int64_t count) {
   const std::span<const std::int64_t> samples(batch.samples.data() + first, static_cast<std::size_t>(count));
   const c10::Device device = batch.images.device();
   at::Tensor drop_path = drop_path_factors(state.model->drop_path_rates(), config.seed, batch.epoch, samples);
@@ -77,13 +82,55 @@ double accumulate(const RunConfig& config, TrainingState& state, const Batch& ba
            static_cast<double>(batch.images.size(0));
   }
   const at::Tensor auxiliary = auxiliary_losses(state);
-  if (auxiliary.defined()) {
-    const double share = static_cast<double>(count) / static_cast<double>(batch.images.size(0));
-    (loss + auxiliary.to(at::kFloat) * share).backward();
-  } else {
-    loss.backward();
+  if (!auxiliary.defined()) return {loss, loss};
+  const double share = static_cast<double>(count) / static_cast<double>(batch.images.size(0));
+  return {loss, loss + auxiliary.to(at::kFloat) * share};
+}
+
+// Adds the gradients and the loss of one micro-batch.
+void accumulate(const RunConfig& config, TrainingState& state, const Batch& batch, std::int64_t first,
+                std::int64_t count, StepResult& result) {
+  MicroBatchLoss loss;
+  {
+    const PhaseScope phase(Phase::forward, result.phases);
+    loss = forward(config, state, batch, first, count);
   }
-  return loss.item<double>();
+  const PhaseScope phase(Phase::backward, result.phases);
+  loss.objective.backward();
+  result.loss += loss.cross_entropy.item<double>();
+  loss = {};  // frees the graph
+}
+
+// The end of a step whose gradients and loss are complete: skips it or updates everything.
+void update_or_skip(const RunConfig& config, TrainingState& state, std::int64_t step, std::int64_t total,
+                    std::int64_t steps_per_epoch, StepResult& result) {
+  const PhaseScope phase(Phase::update, result.phases);
+  const AdamWConfig& optim = config.optim;
+  ++state.step;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    ++state.skipped;
+    ++state.skipped_in_row;
+    result.skipped = true;
+    for (ExpertBank& bank : state.banks) bank.abandon_step();
+    return;
+  }
+  state.skipped_in_row = 0;
+  ++state.updates;
+  state.decay_product *= 1.0 - result.lr * optim.weight_decay;
+  const double clip = config.train.clip;
+  const auto scale = static_cast<float>(clip > 0.0 ? std::min(1.0, clip / (result.grad_norm + 1e-6)) : 1.0);
+
+  state.dense->step(optim, result.lr, state.updates, scale);
+  if (config.fusion) {
+    const FusionConfig& fusion = *config.fusion;
+    const double weights_lr =
+        fusion.lr.value_or(optim.lr) *
+        schedule_factor(fusion.schedule.value_or(optim.schedule), step, total, steps_per_epoch);
+    for (ExpertBank& bank : state.banks) bank.update(optim, result.lr, weights_lr, state.updates, scale);
+  }
+  const double progress = std::min(1.0, static_cast<double>(state.step) / static_cast<double>(total));
+  for (const auto& ffn : state.feed_forwards) ffn->after_update(progress);
+  if (state.ema) state.ema->update();
 }
 
 }  // namespace
@@ -91,6 +138,7 @@ double accumulate(const RunConfig& config, TrainingState& state, const Batch& ba
 TrainingState make_training_state(const RunConfig& config, bool load_source) {
   TrainingState state;
   state.model = make_model(config.model, config.seed);
+  state.model->set_recompute(config.train.recompute);
   scale_initial_values(config.control, *state.model);
   if (load_source) load_start_weights(config, *state.model);
   if (const c10::Device device = training_device(config.train.device); !device.is_cpu())
@@ -123,41 +171,22 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
   const AdamWConfig& optim = config.optim;
   result.lr = optim.lr * schedule_factor(optim.schedule, state.step, total, steps_per_epoch);
 
-  state.parameters->zero_gradients();
   const std::int64_t samples = batch.images.size(0);
-  for (ExpertBank& bank : state.banks) bank.begin_step(state.step, samples);
+  {
+    const PhaseScope phase(Phase::update, result.phases);
+    state.parameters->zero_gradients();
+    for (ExpertBank& bank : state.banks) bank.begin_step(state.step, samples);
+  }
   for (std::int64_t first = 0; first < samples; first += config.train.micro_batch)
-    result.loss +=
-        accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first));
+    accumulate(config, state, batch, first, std::min(config.train.micro_batch, samples - first), result);
 
-  const at::Tensor gradients = state.parameters->gradients();
-  result.grad_norm =
-      std::sqrt(sum_of_squares_on(gradients.device(), gradients.const_data_ptr<float>(), gradients.numel()));
-  ++state.step;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    ++state.skipped;
-    ++state.skipped_in_row;
-    result.skipped = true;
-    for (ExpertBank& bank : state.banks) bank.abandon_step();
-    return result;
+  {
+    const PhaseScope phase(Phase::clip, result.phases);
+    const at::Tensor gradients = state.parameters->gradients();
+    result.grad_norm = std::sqrt(
+        sum_of_squares_on(gradients.device(), gradients.const_data_ptr<float>(), gradients.numel()));
   }
-  state.skipped_in_row = 0;
-  ++state.updates;
-  state.decay_product *= 1.0 - result.lr * optim.weight_decay;
-  const double clip = config.train.clip;
-  const auto scale = static_cast<float>(clip > 0.0 ? std::min(1.0, clip / (result.grad_norm + 1e-6)) : 1.0);
-
-  state.dense->step(optim, result.lr, state.updates, scale);
-  if (config.fusion) {
-    const FusionConfig& fusion = *config.fusion;
-    const double weights_lr =
-        fusion.lr.value_or(optim.lr) *
-        schedule_factor(fusion.schedule.value_or(optim.schedule), batch.step, total, steps_per_epoch);
-    for (ExpertBank& bank : state.banks) bank.update(optim, result.lr, weights_lr, state.updates, scale);
-  }
-  const double progress = std::min(1.0, static_cast<double>(state.step) / static_cast<double>(total));
-  for (const auto& ffn : state.feed_forwards) ffn->after_update(progress);
-  if (state.ema) state.ema->update();
+  update_or_skip(config, state, batch.step, total, steps_per_epoch, result);
   return result;
 }
 

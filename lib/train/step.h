@@ -12,6 +12,7 @@
 #include "optim/adamw.h"
 #include "optim/ema.h"
 #include "optim/flat_parameters.h"
+#include "train/profile.h"
 #include "train/run_config.h"
 
 namespace exfusion {
@@ -38,7 +39,8 @@ struct StepResult {
   double loss = 0.0;       // mean cross entropy over the global batch (without the FFNs' auxiliary losses)
   double grad_norm = 0.0;  // over all dense parameters, the fused gradients among them, before clipping
   double lr = 0.0;
-  bool skipped = false;  // non-finite: nothing was changed
+  bool skipped = false;   // non-finite: nothing was changed
+  PhaseSeconds phases{};  // where its time went
 };
 
 // Forward, backward, clip and update with one global batch, in micro-batches. `total` and `steps_per_epoch`

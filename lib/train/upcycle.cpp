@@ -10,6 +10,7 @@
 #include "io/json_text.h"
 #include "io/safetensors.h"
 #include "models/timm_export.h"
+#include "train/memory.h"
 #include "train/start_weights.h"
 #include "train/step.h"
 #include "train/versions.h"
@@ -76,6 +77,7 @@ TrainingState starting_state(const LoadedModel& source, const FusionConfig& fusi
   config.fusion = fusion;
   config.fusion->weights = "static";  // any mode starts at 1/N
   config.fusion->from = source.origin.string();
+  check_memory(config);
   TrainingState state = make_training_state(config);
   if (state.banks.empty())
     throw FormatError(fmt::format("{}: has no dense FFN to upcycle", source.origin.string()));

@@ -143,11 +143,12 @@ def test_killed_after_the_last_checkpoint_the_export_still_follows(call, recipe,
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_and_resumed_ends_bit_equal(bin_dir, call, recipe, undisturbed, tmp_path, number, code):
     folder = tmp_path / "run"
-    with started(bin_dir, recipe, "--out", folder) as process:
+    with started(bin_dir, recipe, "--out", folder, "--json") as process:
         wait_for_step(process, folder, 4)
         process.send_signal(number)
-        said = process.communicate(timeout=60)[1]
+        result, said = process.communicate(timeout=60)
         assert process.returncode == code, said
+    assert json.loads(result) == {"run": str(folder), "steps": last_row(folder), "skipped": 0, "signal": number}
     assert newest_step(folder) == last_row(folder) >= 4  # nothing is lost
     call("train", "--resume", folder, check=True)
     assert differences(undisturbed, folder) == []

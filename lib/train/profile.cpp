@@ -1,0 +1,119 @@
+#include "train/profile.h"
+
+#include <fmt/format.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <numeric>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "core/log.h"
+
+namespace exfusion {
+namespace {
+
+namespace profiler = torch::autograd::profiler;
+using torch::profiler::impl::ActivityType;
+using torch::profiler::impl::ProfilerConfig;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
+}
+
+// Without input shapes, memory, stacks, FLOPs and modules: they cost time and are not needed to see where it
+// goes.
+void start_tracing() {
+  const ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
+  const std::set<ActivityType> activities = {ActivityType::CPU};
+  profiler::prepareProfiler(config, activities);
+  profiler::enableProfiler(config, activities);
+}
+
+}  // namespace
+
+PhaseScope::PhaseScope(Phase phase, PhaseSeconds& seconds)
+    : seconds_(seconds[static_cast<std::size_t>(phase)]), range_(at::RecordScope::USER_SCOPE) {
+  if (range_.isActive()) range_.before(kPhases[static_cast<std::size_t>(phase)]);
+  start_ = Clock::now();
+}
+
+PhaseScope::~PhaseScope() {
+  seconds_ += seconds_since(start_);
+}
+
+std::string profile_table(std::span<const ProfiledStep> steps) {
+  const auto median_of = [&](const auto& value) {
+    std::vector<double> values;
+    for (const ProfiledStep& step : steps) values.push_back(value(step));
+    return median(std::move(values));
+  };
+  const double whole = median_of([](const ProfiledStep& step) { return step.seconds; });
+  std::string text = fmt::format("{:<12}{:>12}{:>9}\n", "phase", "ms", "share");
+  const auto row = [&](const char* name, double seconds) {
+    text += fmt::format("{:<12}{:>12.3f}{:>7.1f} %\n", name, 1e3 * seconds, 100.0 * seconds / whole);
+  };
+  for (std::size_t i = 0; i < kPhases.size(); ++i)
+    row(kPhases[i], median_of([&](const ProfiledStep& step) { return step.phases[i]; }));
+  row("other", median_of([](const ProfiledStep& step) {
+        return step.seconds - std::accumulate(step.phases.begin(), step.phases.end(), 0.0);
+      }));
+  row("step", whole);
+  return text;
+}
+
+Profile::Profile(std::int64_t steps, std::filesystem::path trace) : steps_(steps), trace_(std::move(trace)) {
+  // Kineto greets on stderr, at levels up to 6; whoever wants to hear it sets the variable.
+  if (steps_ > 0) setenv("KINETO_LOG_LEVEL", "99", /*overwrite=*/0);
+}
+
+Profile::~Profile() {
+  try {
+    if (tracing_) finish();
+    if (steps_ > 0 && seen_ > 0 && seen_ <= kWarmUp)
+      log_warning("profile: nothing: the run ended within the {} steps of warm-up", kWarmUp);
+  } catch (const std::exception& error) {
+    log_warning("profile: {}", error.what());
+  }
+}
+
+void Profile::begin_step() {
+  if (seen_ >= kWarmUp + steps_) return;
+  if (seen_++ < kWarmUp) return;
+  if (!tracing_) start_tracing();
+  tracing_ = true;
+  range_.emplace(at::RecordScope::USER_SCOPE);
+  if (range_->isActive()) range_->before("step");
+  start_ = Clock::now();
+}
+
+void Profile::end_step(const PhaseSeconds& phases) {
+  if (!range_) return;
+  profiled_.push_back({phases, seconds_since(start_)});
+  range_.reset();
+  if (static_cast<std::int64_t>(profiled_.size()) == steps_) finish();
+}
+
+void Profile::finish() {
+  tracing_ = false;
+  range_.reset();
+  const auto result = profiler::disableProfiler();
+  if (profiled_.empty()) return;
+  result->save(trace_.string());
+  log_info("profile: medians of {} steps after {} of warm-up, the profiler's own cost in them; operators: {}",
+           profiled_.size(), kWarmUp, trace_.string());
+  std::istringstream lines(profile_table(profiled_));
+  for (std::string line; std::getline(lines, line);) log_info("  {}", line);
+}
+
+}  // namespace exfusion

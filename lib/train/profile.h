@@ -1,0 +1,72 @@
+// Where the time of a training step goes: clocks that always run, and on request a table and a trace of some
+// steps.
+#pragma once
+#include <ATen/record_function.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace exfusion {
+
+// update: zeroed gradients, optimizer, fused weights, weight average. logging: rows, events, progress.
+enum class Phase { data_wait, forward, backward, clip, update, logging };
+inline constexpr std::array<const char*, 6> kPhases = {"data wait", "forward", "backward",
+                                                       "clip",      "update",  "logging"};
+using PhaseSeconds = std::array<double, kPhases.size()>;
+
+// Adds the seconds of its life to one phase, and is a range of that name in a trace. Without a trace it costs
+// two looks at the clock.
+class PhaseScope {
+ public:
+  PhaseScope(Phase phase, PhaseSeconds& seconds);
+  ~PhaseScope();
+  PhaseScope(const PhaseScope&) = delete;
+  PhaseScope& operator=(const PhaseScope&) = delete;
+
+ private:
+  double& seconds_;
+  at::RecordFunction range_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+struct ProfiledStep {
+  PhaseSeconds phases{};
+  double seconds = 0.0;  // of the whole step
+};
+
+// Median milliseconds of each phase, of what no phase holds ("other") and of the step, and their shares of
+// the step's median. At least one step.
+std::string profile_table(std::span<const ProfiledStep> steps);
+
+// Lets kWarmUp steps pass, then profiles up to `steps` steps of this thread with libtorch's profiler (0:
+// none, ever): logs the table and writes the operators and phases as a Chrome trace, which chrome://tracing
+// and Perfetto show. When training ends earlier, the steps so far are the profile. One at a time in a
+// process.
+class Profile {
+ public:
+  static constexpr std::int64_t kWarmUp = 3;  // threads, caches and allocations settle in the first steps
+  Profile(std::int64_t steps, std::filesystem::path trace);
+  ~Profile();
+  Profile(const Profile&) = delete;
+  Profile& operator=(const Profile&) = delete;
+  void begin_step();
+  void end_step(const PhaseSeconds& phases);
+
+ private:
+  void finish();
+
+  std::int64_t steps_, seen_ = 0;
+  std::filesystem::path trace_;
+  std::vector<ProfiledStep> profiled_;
+  std::optional<at::RecordFunction> range_;  // of the step under way
+  std::chrono::steady_clock::time_point start_;
+  bool tracing_ = false;
+};
+
+}  // namespace exfusion
