@@ -157,7 +157,9 @@ std::vector<std::string> fixed_lines(const std::string& resolved) {
 }  // namespace
 
 std::string changed_line(const std::string& before, const std::string& now) {
-  const std::vector<std::string> old_lines = fixed_lines(before), new_lines = fixed_lines(now);
+  Recipe old = Recipe::parse(before, "the recipe of the checkpoint", {});
+  parse_run(old);
+  const std::vector<std::string> old_lines = fixed_lines(old.resolved()), new_lines = fixed_lines(now);
   for (std::size_t i = 0; i < new_lines.size(); ++i) {
     if (i >= old_lines.size() || old_lines[i] != new_lines[i]) return new_lines[i];
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <span>
 
+#include "fusion/collapsed_static.h"
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
 #include "optim/reduction.h"
@@ -28,6 +29,17 @@ std::vector<ParameterSlot> order_parameters(const Model& model, const std::vecto
   decayed.insert(decayed.end(), plain.begin(), plain.end());
   decayed.insert(decayed.end(), experts.begin(), experts.end());
   return decayed;
+}
+
+// FFNs that stand for static experts: where these start, and the eps that stands for theirs.
+void collapse_static(const RunConfig& config, const std::vector<NamedFfn>& ffns,
+                     std::vector<ParameterSlot>& slots) {
+  for (const NamedFfn& ffn : ffns) {
+    start_at_mean(*config.fusion, ffn.ffn->parameters_in_order(), config.seed, ffn.index);
+    for (ParameterSlot& slot : slots) {
+      if (slot.name.starts_with(ffn.name + ".")) slot.eps_scale = static_cast<double>(config.fusion->experts);
+    }
+  }
 }
 
 // The losses that the FFNs add (a mixture's balance, say), each a mean over the micro-batch.
@@ -73,9 +85,11 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   state.model = make_model(config.model, config.seed);
   scale_initial_values(config.control, *state.model);
   if (load_source) load_start_weights(config, *state.model);
-  std::vector<NamedFfn> fused;
-  if (config.fusion) fused = select_ffns(*state.model, config.fusion->layers);
+  std::vector<NamedFfn> fused, collapsed;
+  if (config.fusion)
+    (config.fusion->materialize ? fused : collapsed) = select_ffns(*state.model, config.fusion->layers);
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
+  collapse_static(config, collapsed, slots);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
   if (config.train.precision == "bf16") state.parameters->keep_bf16();

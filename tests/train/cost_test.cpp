@@ -35,6 +35,19 @@ TEST(TrainingCost, FusionAddsExpertsSumsAndPrices) {
   EXPECT_EQ(cost.flops_per_sample, 3 * kForward + 2 * 4 * 3 * kFfn / 32);
 }
 
+TEST(TrainingCost, SharedMomentsAreThoseOfOneExpert) {
+  const TrainingCost cost = cost_of({"fusion={experts: 3, weights: static, state: shared_moments}"});
+  EXPECT_EQ(cost.state_bytes, 16 * (kModel - 2 * kFfn) + 4 * (2 + 3 + 2) * 2 * kFfn + 2 * 12);
+  EXPECT_EQ(cost.fusion_bytes, 2 * 12);
+}
+
+TEST(TrainingCost, ExpertsThatAreNotKeptCostNothing) {
+  const TrainingCost cost = cost_of({"fusion={experts: 3, weights: static, materialize: false}"});
+  EXPECT_EQ(cost.parameters_training, kModel);
+  EXPECT_EQ(cost.state_bytes, 16 * kModel);
+  EXPECT_EQ(cost.flops_per_sample, 3 * kForward);
+}
+
 TEST(TrainingCost, MemoryKeepsRouterMomentsMemoryAndJacobian) {
   const TrainingCost cost = cost_of({"fusion={experts: 3, weights: memory}"});
   EXPECT_EQ(cost.parameters_training, kModel + 2 * 2 * kFfn + 2 * 3 * 16);
