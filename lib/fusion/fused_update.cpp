@@ -20,7 +20,8 @@ struct ExpertBlock {
 };
 
 // Expert by expert what fused_element does element by element: same operations, same order. Meanwhile `next`,
-// the block that comes after this one, is fetched: the hardware's own prefetching starts anew at each jump.
+// the block that comes after this one, is fetched if it lies elsewhere: at each jump the hardware's own
+// prefetching starts anew.
 template <class T>
 inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g,
                           const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
@@ -32,8 +33,9 @@ inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restri
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] += a_next * w[i];
   };
+  const std::int64_t lines = next.w == w + n ? 0 : n / kLine;
   std::int64_t i = 0;
-  for (; i + kLine <= n; i += kLine) {
+  for (; i < lines * kLine; i += kLine) {
     for (const T* array : {next.w, next.m, next.v}) __builtin_prefetch(array + i, 1, 2);
     for (std::int64_t j = i; j < i + kLine; ++j) update(j);
   }

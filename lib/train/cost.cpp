@@ -92,9 +92,10 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
   cost.parameters_training = model - fused + experts + deciding;
   cost.parameters_deployed = deployed_parameters(state);
   const double averages = state.ema ? model : 0.0;
-  cost.state_bytes =
-      4.0 * (2.0 * model + 2.0 * (model - fused) + experts + moments + averages + starts + working) +
-      cost.fusion_bytes;
+  const double rounded = state.parameters->bf16_values().defined() ? 0.5 * model : 0.0;
+  cost.state_bytes = 4.0 * (2.0 * model + 2.0 * (model - fused) + experts + moments + averages + rounded +
+                            starts + working) +
+                     cost.fusion_bytes;
   return cost;
 }
 

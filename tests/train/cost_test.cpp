@@ -24,6 +24,7 @@ TEST(TrainingCost, OfADenseModelIsThatOfItsParametersAndMatrixProducts) {
   EXPECT_EQ(cost.state_bytes, 16 * kModel);
   EXPECT_EQ(cost.fusion_bytes, 0.0);
   EXPECT_EQ(cost.flops_per_sample, 3 * kForward);
+  EXPECT_EQ(cost_of({"train.precision=bf16"}).state_bytes, 18 * kModel);
 }
 
 TEST(TrainingCost, FusionAddsExpertsSumsAndPrices) {
