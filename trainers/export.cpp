@@ -17,7 +17,7 @@ namespace {
 namespace po = boost::program_options;
 
 constexpr const char* kUsage =
-    "exfusion-export RUN|CHECKPOINT --to timm|moe -o DIR\n"
+    "exfusion-export RUN|CHECKPOINT --to timm|moe|experts -o DIR\n"
     "exfusion-export RUN --average K [--greedy] -o DIR\n\n"
     "Writes the fused, dense model as timm loads it: model.safetensors, config.json and a model card. The "
     "files are read\n"
@@ -31,8 +31,10 @@ constexpr const char* kUsage =
 
 ProgramOptions describe_options() {
   ProgramOptions program{kUsage, po::options_description("Options"), "model"};
-  program.options.add_options()("to", po::value<std::string>()->default_value("timm"),
-                                "timm, or moe for a mixture of experts that has no dense form")(
+  program.options.add_options()(
+      "to", po::value<std::string>()->default_value("timm"),
+      "timm; moe for a mixture of experts that has no dense form; experts: timm, and the experts "
+      "of a run with fusion.materialize: false beside it")(
       "out,o", po::value<std::string>()->value_name("DIR"), "the folder to write")(
       "what", po::value<std::string>()->default_value("last"), "which model of a run: last, best, ema")(
       "average", po::value<std::int64_t>()->value_name("K"), "the mean of the run's last K checkpoints")(
@@ -46,7 +48,8 @@ void check_options(const po::variables_map& given) {
   if (!given.count("model")) throw UsageError("give a run or a checkpoint; see --help");
   if (!given.count("out")) throw UsageError("give the folder to write: -o DIR");
   const std::string to = given["to"].as<std::string>();
-  if (to != "timm" && to != "moe") throw UsageError("--to " + to + ": the formats are: timm, moe");
+  if (to != "timm" && to != "moe" && to != "experts")
+    throw UsageError("--to " + to + ": the formats are: timm, moe, experts");
   const std::string what = given["what"].as<std::string>();
   if (what != "last" && what != "best" && what != "ema")
     throw UsageError("--what " + what + ": choose last, best or ema");
@@ -94,7 +97,8 @@ int run(int argc, char** argv) {
     soup.model = load_model(from, given["what"].as<std::string>());
   }
   const LoadedModel& source = soup.model;
-  const auto write = given["to"].as<std::string>() == "moe" ? export_moe : export_timm;
+  const std::string to = given["to"].as<std::string>();
+  const auto write = to == "moe" ? export_moe : to == "experts" ? export_experts : export_timm;
   write(source, out, given["overwrite"].as<bool>());
   log_info("{} ({}) exported to {}: logits bit-equal after reading back", source.origin.string(), source.what,
            out.string());

@@ -1,11 +1,21 @@
-// The bits of a bfloat16 for kernels that know no torch: the upper half of a float's. Layout of
-// at::BFloat16.
+// bfloat16, the upper half of a float, for kernels that know no torch: the one place of its arithmetic.
 #pragma once
-#include <bit>
 #include <cstdint>
+#include <cstring>
+
+#include "core/host_device.h"
 
 namespace exfusion {
 
+// The bits of x rounded to nearest even; every NaN becomes 0xffff, as libtorch's vector code has it.
+EXFUSION_HOST_DEVICE inline std::uint16_t bf16_element(float x) {
+  std::uint32_t bits = 0;
+  memcpy(&bits, &x, sizeof bits);  // std::bit_cast is none of device code
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0xffffu : rounded);
+}
+
+// Layout of at::BFloat16.
 struct Bfloat16 {
   std::uint16_t bits;
 };
@@ -15,10 +25,13 @@ inline float to_float(float x) {
 }
 
 inline float to_float(Bfloat16 x) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+  const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
+  float result = 0.0f;
+  memcpy(&result, &bits, sizeof result);
+  return result;
 }
 
-// To the nearest, ties to even; a NaN stays one.
+// x in type T: float, Bfloat16.
 template <class T>
 inline T from_float(float x);
 
@@ -29,9 +42,7 @@ inline float from_float<float>(float x) {
 
 template <>
 inline Bfloat16 from_float<Bfloat16>(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return {static_cast<std::uint16_t>(x == x ? rounded : 0x7fc0u)};
+  return {bf16_element(x)};
 }
 
 }  // namespace exfusion

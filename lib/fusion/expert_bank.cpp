@@ -16,14 +16,18 @@
 namespace exfusion {
 namespace {
 
-// Pointers to the N slices of [N, …].
-std::array<float*, kMaxExperts> slices(const at::Tensor& stacked) {
-  std::array<float*, kMaxExperts> pointers{};
-  const std::int64_t experts = stacked.size(0), stride = stacked.numel() / experts;
-  auto* data = stacked.mutable_data_ptr<float>();
-  for (std::int64_t k = 0; k < experts; ++k) pointers[static_cast<std::size_t>(k)] = data + k * stride;
-  return pointers;
-}
+// Pointers to the slices of [N, …], or to the one of a tensor that all experts share, of `size` elements
+// each.
+struct Slices {
+  Slices(const at::Tensor& stacked, std::int64_t size)
+      : count(static_cast<std::size_t>(stacked.numel() / size)) {
+    auto* data = stacked.mutable_data_ptr<float>();
+    for (std::size_t k = 0; k < count; ++k) pointers[k] = data + static_cast<std::int64_t>(k) * size;
+  }
+  operator std::span<float* const>() const { return {pointers.data(), count}; }
+  std::size_t count;
+  std::array<float*, kMaxExperts> pointers;
+};
 
 }  // namespace
 
@@ -49,8 +53,9 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
     std::vector<std::int64_t> shape = dense[t].sizes().vec();
     shape.insert(shape.begin(), n);
     experts_[t] = zeros_in_large_pages(shape, parameter.device());
-    exp_avg_[t] = zeros_in_large_pages(shape, parameter.device());
-    exp_avg_sq_[t] = zeros_in_large_pages(shape, parameter.device());
+    const at::IntArrayRef moments = config_.shares_moments() ? dense[t].sizes() : at::IntArrayRef(shape);
+    exp_avg_[t] = zeros_in_large_pages(moments, parameter.device());
+    exp_avg_sq_[t] = zeros_in_large_pages(moments, parameter.device());
     if (!config_.from.empty()) start_[t] = parameter.clone();
   }
   if (config_.weights == "learned") {
@@ -92,10 +97,10 @@ void ExpertBank::collapse() {
 void ExpertBank::fuse_with(std::span<const float> a) {
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const auto w = slices(experts_[t]);
+    const Slices w(experts_[t], slot.size);
     const ExpertTensors<float> tensors{.size = slot.size,
                                        .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
-                                       .w = {w.data(), a.size()},
+                                       .w = w,
                                        .bf16 = parameters_.bf16_data(slot.offset)};
     fuse_experts_on(experts_[t].device(), tensors, a);
   }
@@ -171,14 +176,14 @@ void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr,
   const AdamWScalars<float> plain = adamw_scalars<float>(config, lr, 0.0, update);
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const auto w = slices(experts_[t]), m = slices(exp_avg_[t]), v = slices(exp_avg_sq_[t]);
+    const Slices w(experts_[t], slot.size), m(exp_avg_[t], slot.size), v(exp_avg_sq_[t], slot.size);
     const ExpertTensors<float> tensors{
         .size = slot.size,
         .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
         .gradient = parameters_.gradients().const_data_ptr<float>() + slot.offset,
-        .w = {w.data(), a_.size()},
-        .m = {m.data(), a_.size()},
-        .v = {v.data(), a_.size()},
+        .w = w,
+        .m = m,
+        .v = v,
         .bf16 = parameters_.bf16_data(slot.offset)};
     fused_update_on(experts_[t].device(), tensors, priced_, next_, gradient_scale,
                     slot.decay ? decaying : plain, part);
@@ -195,9 +200,9 @@ void ExpertBank::compute_prices() {
   std::ranges::fill(prices_, 0.0);
   for (std::size_t t = 0; t < 4; ++t) {
     const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const auto w = slices(experts_[t]);
+    const Slices w(experts_[t], slot.size);
     inner_products_on(experts_[t].device(), parameters_.gradients().const_data_ptr<float>() + slot.offset,
-                      std::span<const float* const>(w.data(), a_.size()), slot.size, part);
+                      std::span<const float* const>(w.pointers.data(), w.count), slot.size, part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
 }

@@ -66,8 +66,8 @@ class ExpertBank {
 
   // For checkpoints; views, so that copying into them restores.
   NamedTensors expert_state() const;  // NAME.fc1.weight [N, hidden, dim], …, NAME.a [N] (F32), the router's
-  // exp_avg.NAME.fc1.weight [N, …], …; for learned weights NAME.z, its moments (F64); the router's; with
-  // `from` the FFN it started from, start.NAME.fc1.weight, …
+  // exp_avg.NAME.fc1.weight [N, …] (without the N where moments are shared), …; for learned weights NAME.z,
+  // its moments (F64); the router's; with `from` the FFN it started from, start.NAME.fc1.weight, …
   NamedTensors optimizer_state() const;
   // After restoring: takes a from the state and fuses. Throws CheckpointError if a is not what z (learned),
   // the memory, or 1/N (static) gives.
@@ -90,11 +90,12 @@ class ExpertBank {
   std::string name_;
   std::int64_t ffn_;
   std::uint64_t seed_;
-  FfnTensors experts_, exp_avg_, exp_avg_sq_;  // [N, …]
-  FfnTensors start_;                           // the FFN's own tensors at the start; only with `from`
-  at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;    // [N] double; learned weights only
-  std::unique_ptr<RouterMemory> router_;       // memory weights only
-  at::Tensor a_state_;                         // [N] fp32, the tensor form of a_
+  FfnTensors experts_;                       // [N, …]
+  FfnTensors exp_avg_, exp_avg_sq_;          // [N, …], or without the N: shared
+  FfnTensors start_;                         // the FFN's own tensors at the start; only with `from`
+  at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;  // [N] double; learned weights only
+  std::unique_ptr<RouterMemory> router_;     // memory weights only
+  at::Tensor a_state_;                       // [N] fp32, the tensor form of a_
   // [N] each, and none is ever resized: collapse weights; of this step's forward pass; of prices_; on their
   // way to one of these.
   std::vector<float> a_, used_, priced_, next_;

@@ -148,7 +148,12 @@ void parse_expert_init(Section& section, FusionConfig& config) {
 
 std::string separation_problem(const FusionConfig& config) {
   const bool separates = config.weights == "memory" || config.expert_dropout > 0.0 || config.dirichlet > 0.0;
-  if (!is_copy(config) || config.experts < 2 || separates) return "";
+  if (!is_copy(config) || config.experts < 2) return "";
+  if (config.shares_moments())
+    return "from shared moments identical experts take the same step whatever their weights (but for eps) "
+           "and "
+           "never separate; use copy_noise with noise > 0, drop or split, or state: full";
+  if (separates) return "";
   return "identical experts with equal weights receive identical gradients and never separate, so this would "
          "be dense training; use copy_noise with noise > 0, drop or split, or what breaks the symmetry in "
          "training: weights: memory, expert_dropout or dirichlet";

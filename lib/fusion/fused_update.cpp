@@ -20,7 +20,8 @@ struct ExpertBlock {
 };
 
 // Expert by expert what fused_element does element by element: same operations, same order. Meanwhile `next`,
-// the block that comes after this one, is fetched: the hardware's own prefetching starts anew at each jump.
+// the block that comes after this one, is fetched if it lies elsewhere: at each jump the hardware's own
+// prefetching starts anew.
 template <class T>
 inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g,
                           const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
@@ -32,12 +33,31 @@ inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restri
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] += a_next * w[i];
   };
+  const std::int64_t lines = next.w == w + n ? 0 : n / kLine;
   std::int64_t i = 0;
-  for (; i + kLine <= n; i += kLine) {
+  for (; i < lines * kLine; i += kLine) {
     for (const T* array : {next.w, next.m, next.v}) __builtin_prefetch(array + i, 1, 2);
     for (std::int64_t j = i; j < i + kLine; ++j) update(j);
   }
   for (; i < n; ++i) update(i);
+}
+
+// The two halves of fused_shared_element: the moments, then expert by expert.
+template <class T>
+inline void update_moments(std::int64_t n, const T* __restrict g, T* __restrict m, T* __restrict v,
+                           T* __restrict root, T scale, const AdamWScalars<T>& scalars) {
+  const AdamWScalars<T> s = scalars;
+  for (std::int64_t i = 0; i < n; ++i) root[i] = moments_element(m[i], v[i], scale * g[i], s);
+}
+
+template <class T>
+inline void update_sharing_expert(std::int64_t n, T* __restrict fused, T* __restrict w, const T* __restrict m,
+                                  const T* __restrict root, T a, T a_next, const AdamWScalars<T>& scalars) {
+  const AdamWScalars<T> s = scalars;
+  for (std::int64_t i = 0; i < n; ++i) {
+    shared_moments_element(w[i], a, m[i], root[i], s);
+    fused[i] += a_next * w[i];
+  }
 }
 
 template <class T>
@@ -60,6 +80,30 @@ void update_block(std::int64_t n, double* fused, const double* g, const ExpertBl
 }
 
 EXFUSION_INSTRUCTION_SETS
+void moments_block(std::int64_t n, const float* g, float* m, float* v, float* root, float scale,
+                   const AdamWScalars<float>& scalars) {
+  update_moments(n, g, m, v, root, scale, scalars);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void moments_block(std::int64_t n, const double* g, double* m, double* v, double* root, double scale,
+                   const AdamWScalars<double>& scalars) {
+  update_moments(n, g, m, v, root, scale, scalars);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void sharing_block(std::int64_t n, float* fused, float* w, const float* m, const float* root, float a,
+                   float a_next, const AdamWScalars<float>& scalars) {
+  update_sharing_expert(n, fused, w, m, root, a, a_next, scalars);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void sharing_block(std::int64_t n, double* fused, double* w, const double* m, const double* root, double a,
+                   double a_next, const AdamWScalars<double>& scalars) {
+  update_sharing_expert(n, fused, w, m, root, a, a_next, scalars);
+}
+
+EXFUSION_INSTRUCTION_SETS
 void add_block(std::int64_t n, float* fused, const float* w, float a) {
   add_expert(n, fused, w, a);
 }
@@ -74,28 +118,50 @@ ExpertBlock<T> block_of(const ExpertTensors<T>& tensors, std::size_t k, std::int
   return {tensors.w[k] + begin, tensors.m[k] + begin, tensors.v[k] + begin};
 }
 
+// Expert k of the block that begins at element `begin`, each expert with its moments.
+template <class T>
+void update_own(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k, T scale,
+                T a, T a_next, const AdamWScalars<T>& scalars) {
+  const std::int64_t after = std::min(begin + kBlock, tensors.size - n);  // inside the array
+  const bool last = k + 1 == tensors.w.size();
+  const ExpertBlock<T> next = last ? block_of(tensors, 0, after) : block_of(tensors, k + 1, begin);
+  update_block(n, tensors.fused + begin, tensors.gradient + begin, block_of(tensors, k, begin), next, scale,
+               a, a_next, scalars);
+}
+
+// The same with shared moments; `root` [n] is written at k = 0.
+template <class T>
+void update_sharing(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k,
+                    T scale, T a, T a_next, const AdamWScalars<T>& scalars, T* root) {
+  T* m = tensors.m[0] + begin;
+  if (k == 0) moments_block(n, tensors.gradient + begin, m, tensors.v[0] + begin, root, scale, scalars);
+  sharing_block(n, tensors.fused + begin, tensors.w[k] + begin, m, root, a, a_next, scalars);
+}
+
 }  // namespace
 
 template <class T>
 void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::span<const T> a_next, T scale,
                   const AdamWScalars<T>& scalars, std::span<double> products) {
   const std::int64_t blocks = (tensors.size + kReductionBlock - 1) / kReductionBlock;
+  const bool shared = tensors.m.size() < tensors.w.size();
   // [N, blocks]
   const std::span<double> sums = block_sums(products.size() * static_cast<std::size_t>(blocks));
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
   for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
     const std::int64_t n = std::min(kBlock, tensors.size - i);
+    T root[kBlock];
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) {
       if (!products.empty()) {
         sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>(i / kBlock)] =
             block_product(n, tensors.gradient + i, tensors.w[k] + i);
       }
-      const std::int64_t after = std::min(i + kBlock, tensors.size - n);  // inside the array
-      const ExpertBlock<T> next =
-          k + 1 < a.size() ? block_of(tensors, k + 1, i) : block_of(tensors, 0, after);
-      update_block(n, tensors.fused + i, tensors.gradient + i, block_of(tensors, k, i), next, scale, a[k],
-                   a_next[k], scalars);
+      if (shared) {
+        update_sharing(tensors, i, n, k, scale, a[k], a_next[k], scalars, root);
+      } else {
+        update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars);
+      }
     }
     if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }

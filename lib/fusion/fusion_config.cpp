@@ -68,6 +68,27 @@ void parse_weights(Section& section, FusionConfig& config) {
     section.problem("experts", "expert_dropout, dirichlet and balance act between experts; there is one");
 }
 
+void parse_state(Section& section, FusionConfig& config) {
+  config.state = section.one_of("state", config.state, {"full", "shared_moments"});
+  if (config.shares_moments() && config.experts == 1)
+    section.problem("state", "shared_moments shares moments between experts; there is one");
+}
+
+void parse_materialize(Section& section, FusionConfig& config) {
+  config.materialize = section.get("materialize", config.materialize);
+  if (config.materialize) return;
+  const auto refuse = [&](const std::string& why) {
+    section.problem("materialize", "materialize: false trains one dense FFN in place of the experts, " + why);
+  };
+  if (config.weights != "static")
+    refuse("which equals them for weights: static alone; this one is " + config.weights);
+  if (config.expert_dropout > 0.0 || config.dirichlet > 0.0)
+    refuse("which equals them for constant weights alone; expert_dropout and dirichlet vary them");
+  if (!config.from.empty())
+    refuse("and draws their differences again from the seed; with from these depend on another model");
+  if (config.shares_moments()) refuse("which has its own moments; state belongs to experts");
+}
+
 }  // namespace
 
 std::vector<std::string> weight_mode_names() {
@@ -78,7 +99,9 @@ FusionConfig FusionConfig::parse(Section section) {
   FusionConfig config;
   config.experts = section.in_range<std::int64_t>("experts", config.experts, 1, kMaxExperts);
   parse_weights(section, config);
+  parse_state(section, config);
   parse_expert_init(section, config);
+  parse_materialize(section, config);
   config.layers = section.words("layers", config.layers);
   return config;
 }

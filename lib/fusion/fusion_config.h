@@ -29,12 +29,15 @@ struct FusionConfig {
   std::string from;                   // a dense model to start from; "": the recipe's own initial values
   double drop_ratio = 0.5;            // drop: part of the hidden units that is drawn anew
   bool permute = false;               // drop: permute each expert's hidden units
+  bool materialize = true;            // static: false trains the one dense form that the experts amount to
+  std::string state = "full";  // moments: of each expert (full), of the fused gradient (shared_moments)
   std::vector<std::string> layers = {"all"};  // nn/layer_selection.h; parse_run checks them
   std::optional<double> lr;                   // of z or the router; default: the model's
   double weight_decay = 0.0;                  // of z or the router (decoupled)
   std::optional<ScheduleConfig> schedule;     // of z or the router; default: the model's
   // Whether the weights of a step's forward pass depend on its own input: blend, routed.
   bool routes_in_step() const { return weights == "memory" && forward != "memory"; }
+  bool shares_moments() const { return state == "shared_moments"; }
   // Throws nothing: problems (also copies that could never separate) go to the recipe.
   static FusionConfig parse(Section section);
 };

@@ -62,8 +62,6 @@ DenseAdamW::DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::
 }
 
 void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale) {
-  const AdamWScalars<float> decaying = adamw_scalars<float>(config, lr, config.weight_decay, update);
-  const AdamWScalars<float> plain = adamw_scalars<float>(config, lr, 0.0, update);
   auto* w = parameters_.values().mutable_data_ptr<float>();
   const auto* g = parameters_.gradients().const_data_ptr<float>();
   auto* m = exp_avg_.mutable_data_ptr<float>();
@@ -72,12 +70,11 @@ void DenseAdamW::step(const AdamWConfig& config, double lr, std::int64_t update,
     const ParameterSlot& slot = parameters_.slots()[i];
     const std::int64_t at = slot.offset - parameters_.slots()[first_slot_].offset;
     const double scale = lr_scale_.defined() ? lr_scale_.const_data_ptr<double>()[i - first_slot_] : 1.0;
-    adamw_update_on(
-        exp_avg_.device(), slot.size, w + slot.offset, m + at, v + at, g + slot.offset, gradient_scale,
-        scale == 1.0 ? (slot.decay ? decaying : plain)
-                     : adamw_scalars<float>(config, lr * scale,
-                                            slot.decay ? config.weight_decay / scale : 0.0, update),
-        parameters_.bf16_data(slot.offset));
+    AdamWScalars<float> scalars =
+        adamw_scalars<float>(config, lr * scale, slot.decay ? config.weight_decay / scale : 0.0, update);
+    scalars.eps = static_cast<float>(config.eps * slot.eps_scale);
+    adamw_update_on(exp_avg_.device(), slot.size, w + slot.offset, m + at, v + at, g + slot.offset,
+                    gradient_scale, scalars, parameters_.bf16_data(slot.offset));
   }
 }
 

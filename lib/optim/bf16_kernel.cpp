@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "core/bfloat16.h"
 #include "core/instruction_sets.h"
-#include "optim/bf16_element.h"
 
 namespace exfusion {
 namespace {

@@ -15,7 +15,8 @@ struct ParameterSlot {
   std::int64_t offset = 0;  // in elements, a multiple of 16 (64 bytes)
   std::int64_t size = 0;    // elements; the padding behind them stays 0
   bool decay = false;
-  double lr_scale = 1.0;  // learning rate times this, weight decay over it
+  double lr_scale = 1.0;   // learning rate times this, weight decay over it
+  double eps_scale = 1.0;  // AdamW's eps times this
 };
 
 class FlatParameters {

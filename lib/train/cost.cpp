@@ -32,10 +32,15 @@ double flops_per_step(const FusionConfig& fusion, const ExpertBank& bank) {
   return 2.0 * (fusions_per_step(fusion) + 1.0) * expert_values(bank);
 }
 
+// The experts' moments: two for each of their numbers, or for those of one of them.
+double moment_values(const FusionConfig& fusion, const ExpertBank& bank) {
+  return 2.0 * expert_values(bank) / static_cast<double>(fusion.shares_moments() ? bank.experts() : 1);
+}
+
 // What decides a: a itself, z or router and memory, with moments and Jacobian.
-double weight_bytes(const ExpertBank& bank) {
-  double bytes =
-      bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) - 12.0 * expert_values(bank);
+double weight_bytes(const FusionConfig& fusion, const ExpertBank& bank) {
+  double bytes = bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) -
+                 4.0 * (expert_values(bank) + moment_values(fusion, bank));
   for (const auto& [name, tensor] : bank.optimizer_state()) {
     if (name.starts_with("start.")) bytes -= static_cast<double>(tensor.nbytes());
   }
@@ -66,15 +71,16 @@ double deployed_parameters(const TrainingState& state) {
 TrainingCost training_cost(const RunConfig& config, const TrainingState& state) {
   TrainingCost cost;
   double model = 0.0, fused = 0.0, experts = 0.0, step_flops = 0.0, token_flops = 0.0;
-  double starts = 0.0, working = 0.0, deciding = 0.0;
+  double moments = 0.0, starts = 0.0, working = 0.0, deciding = 0.0;
   for (const ParameterSlot& slot : state.parameters->slots()) model += static_cast<double>(slot.size);
   for (const ExpertBank& bank : state.banks) {
     const double values = expert_values(bank);
     experts += values;
+    moments += moment_values(*config.fusion, bank);
     fused += values / static_cast<double>(bank.experts());
     step_flops += flops_per_step(*config.fusion, bank);
     token_flops += router_flops(bank);
-    cost.fusion_bytes += weight_bytes(bank);
+    cost.fusion_bytes += weight_bytes(*config.fusion, bank);
     if (!config.fusion->from.empty()) starts += values / static_cast<double>(bank.experts());
     if (config.fusion->weights == "learned") deciding += static_cast<double>(bank.experts());
     if (!bank.router()) continue;
@@ -88,9 +94,10 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
   cost.parameters_training = model - fused + experts + deciding;
   cost.parameters_deployed = deployed_parameters(state);
   const double averages = state.ema ? model : 0.0;
-  cost.state_bytes =
-      4.0 * (2.0 * model + 2.0 * (model - fused) + 3.0 * experts + averages + starts + working) +
-      cost.fusion_bytes;
+  const double rounded = state.parameters->bf16_values().defined() ? 0.5 * model : 0.0;
+  cost.state_bytes = 4.0 * (2.0 * model + 2.0 * (model - fused) + experts + moments + averages + rounded +
+                            starts + working) +
+                     cost.fusion_bytes;
   return cost;
 }
 

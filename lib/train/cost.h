@@ -13,7 +13,8 @@ struct TrainingCost {
   double flops_per_sample = 0.0;
   double parameters_training = 0.0;  // numbers that training updates: experts, weights a or router among them
   double parameters_deployed = 0.0;  // of the exported model
-  double state_bytes = 0.0;   // fp32 weights, gradients, moments, averages, what fusion keeps; no activations
+  double state_bytes = 0.0;   // fp32 weights, gradients, moments, averages, what fusion keeps, under bf16 the
+                              // weights' copy; no activations
   double fusion_bytes = 0.0;  // of these: what weights and router keep between steps
 };
 

@@ -6,9 +6,12 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/random.h"
+#include "fusion/collapsed_static.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "models/timm_export.h"
+#include "nn/ffn.h"
+#include "train/checkpoint.h"
 #include "train/versions.h"
 
 namespace exfusion {
@@ -77,7 +80,7 @@ void check_target(const fs::path& folder, bool overwrite) {
 
 // Writes `model`, built from `vit`, and compares it, read back, with the source.
 void write_checked(const LoadedModel& source, const Model& model, const ViTConfig& vit,
-                   const fs::path& folder, bool overwrite) {
+                   const fs::path& folder, bool overwrite, const NamedTensors& experts = {}) {
   const at::NoGradGuard no_grad;
   check_target(folder, overwrite);
   std::error_code failed;
@@ -96,7 +99,25 @@ void write_checked(const LoadedModel& source, const Model& model, const ViTConfi
     throw VerificationError(
         fmt::format("{}: the exported model's logits differ by up to {:.3g} from the trained model's",
                     folder.string(), (expected - found).abs().max().item<double>()));
+  if (!experts.empty())
+    write_safetensors((pending.path() / "experts.safetensors").string(), experts, {{"format", "pt"}});
   pending.commit();
+}
+
+// Of the recipe's static experts at the step of the source's checkpoint.
+NamedTensors static_experts(const LoadedModel& source) {
+  const FusionConfig& fusion = *source.run->fusion;
+  const double decay_product = read_checkpoint(source.origin).decay_product;
+  NamedTensors tensors;
+  for (const NamedFfn& ffn : select_ffns(*source.model, fusion.layers)) {
+    const FfnTensors experts =
+        recovered_experts(fusion, ffn.ffn->parameters_in_order(), source.run->seed, ffn.index, decay_product);
+    for (std::size_t t = 0; t < kFfnTensors.size(); ++t)
+      tensors.emplace_back(ffn.name + "." + kFfnTensors[t], experts[t]);
+    tensors.emplace_back(ffn.name + ".a",
+                         at::full({fusion.experts}, 1.0f / static_cast<float>(fusion.experts)));
+  }
+  return tensors;
 }
 
 }  // namespace
@@ -115,6 +136,16 @@ void export_moe(const LoadedModel& source, const fs::path& folder, bool overwrit
     throw CheckpointError(fmt::format(
         "{}: has a dense form, which needs no experts; export it with --to timm", source.origin.string()));
   write_checked(source, *source.model, source.config.vit, folder, overwrite);
+}
+
+void export_experts(const LoadedModel& source, const fs::path& folder, bool overwrite) {
+  const bool collapsed = source.run && source.run->fusion && !source.run->fusion->materialize;
+  if (!collapsed || (source.what != "last" && source.what != "best"))
+    throw CheckpointError(fmt::format(
+        "{} ({}): experts are recovered from a run or checkpoint with fusion.materialize: false; other "
+        "training keeps its experts in the checkpoints' experts.safetensors",
+        source.origin.string(), source.what));
+  write_checked(source, *source.model, source.config.vit, folder, overwrite, static_experts(source));
 }
 
 void export_model(const LoadedModel& source, const fs::path& folder, bool overwrite) {

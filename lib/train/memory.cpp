@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 
 // The numbers of all fused FFNs as dense ones.
 double fused_numbers(const RunConfig& config) {
-  if (!config.fusion) return 0.0;
+  if (!config.fusion || !config.fusion->materialize) return 0.0;
   const ViTConfig& vit = config.model.vit;
   const auto ffns = std::ranges::count(select_layers(config.fusion->layers, vit.depth), true);
   return static_cast<double>(ffns) * FfnConfig{}.stored_numbers(vit.dim, vit.hidden);
@@ -46,7 +46,8 @@ std::string parts_text(const StateMemory& state) {
   std::string text = fmt::format("weights {}, gradients {}, moments {}", bytes_text(state.weights),
                                  bytes_text(state.gradients), bytes_text(state.moments));
   if (state.experts > 0.0) text += fmt::format(", experts with moments {}", bytes_text(state.experts));
-  if (state.rest > 0.0) text += fmt::format(", averages and routers {}", bytes_text(state.rest));
+  if (state.rest > 0.0)
+    text += fmt::format(", averages, copies in bf16 and routers {}", bytes_text(state.rest));
   return text;
 }
 
@@ -102,8 +103,10 @@ StateMemory state_memory(const RunConfig& config) {
   state.weights = state.gradients = 4.0 * model;
   state.moments = 8.0 * (model - fused);
   if (config.train.ema > 0.0) state.rest += 4.0 * model;
-  if (!config.fusion) return state;
-  state.experts = 12.0 * static_cast<double>(config.fusion->experts) * fused;
+  if (config.train.precision == "bf16" && config.train.device == "cpu") state.rest += 2.0 * model;
+  if (!config.fusion || !config.fusion->materialize) return state;
+  const auto experts = static_cast<double>(config.fusion->experts);
+  state.experts = (4.0 * experts + 8.0 * (config.fusion->shares_moments() ? 1.0 : experts)) * fused;
   if (!config.fusion->from.empty()) state.rest += 4.0 * fused;
   const auto ffns = std::ranges::count(select_layers(config.fusion->layers, config.model.vit.depth), true);
   state.rest += static_cast<double>(ffns) * deciding_bytes(*config.fusion, config.model.vit.dim);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 
@@ -34,7 +35,10 @@ std::string trial_text(const RunConfig& config, TrainingState& state, const Data
 std::string experts_text(const RunConfig& config, const TrainingState& state) {
   const FfnConfig& ffn = config.model.vit.ffn;
   std::string text = "none: dense";
-  if (config.fusion) {
+  if (config.fusion && !config.fusion->materialize) {
+    text = fmt::format("{} static ones per FFN of layers {}, trained as the one FFN that they amount to",
+                       config.fusion->experts, fmt::join(config.fusion->layers, ", "));
+  } else if (config.fusion) {
     text = fmt::format("{} of {} FFNs with {} experts each, weights {}", state.banks.size(),
                        config.model.vit.depth, config.fusion->experts, config.fusion->weights);
   } else if (ffn.name != "dense") {

@@ -80,6 +80,8 @@ void check_device(Section& root, const RunConfig& config) {
   if (config.fusion && config.fusion->weights == "memory")
     section.problem("device",
                     "train.device: cuda has no fusion.weights: memory, whose router runs on the CPU alone");
+  if (config.fusion && config.fusion->shares_moments())
+    section.problem("device", "train.device: cuda has no fusion.state: shared_moments, nor a kernel for it");
   if (config.model.vit.ffn.name != "dense")
     section.problem("device",
                     fmt::format("train.device: cuda has no model.ffn.name: {}, which runs on the CPU alone",
@@ -179,7 +181,9 @@ std::vector<std::string> fixed_lines(const std::string& resolved) {
 }  // namespace
 
 std::string changed_line(const std::string& before, const std::string& now) {
-  const std::vector<std::string> old_lines = fixed_lines(before), new_lines = fixed_lines(now);
+  Recipe old = Recipe::parse(before, "the recipe of the checkpoint", {});
+  parse_run(old);
+  const std::vector<std::string> old_lines = fixed_lines(old.resolved()), new_lines = fixed_lines(now);
   for (std::size_t i = 0; i < new_lines.size(); ++i) {
     if (i >= old_lines.size() || old_lines[i] != new_lines[i]) return new_lines[i];
   }

@@ -59,7 +59,8 @@ RunConfig parse_run(Recipe& recipe);
 bool may_change_on_resume(const std::string& key);
 
 // The first line of the resolved recipe `now` that differs from `before` in a key that may not change; "" if
-// there is none.
+// there is none. `before` is resolved once more: keys that are younger than it have their defaults. Throws
+// RecipeError if that fails.
 std::string changed_line(const std::string& before, const std::string& now);
 
 // The same answer to both: a step number is the count of finished steps.

@@ -7,6 +7,7 @@
 #include <span>
 #include <unordered_map>
 
+#include "fusion/collapsed_static.h"
 #include "nn/drop_path.h"
 #include "nn/ffn.h"
 #include "nn/layers.h"
@@ -45,6 +46,17 @@ void keep_bf16_copies(FlatParameters& parameters, const Model& model) {
     if (auto* layer = dynamic_cast<Linear*>(module.get())) {
       layer->weight_bf16 = copies.at(layer->weight.unsafeGetTensorImpl());
       layer->bias_bf16 = copies.at(layer->bias.unsafeGetTensorImpl());
+    }
+  }
+}
+
+// FFNs that stand for static experts: where these start, and the eps that stands for theirs.
+void collapse_static(const RunConfig& config, const std::vector<NamedFfn>& ffns,
+                     std::vector<ParameterSlot>& slots) {
+  for (const NamedFfn& ffn : ffns) {
+    start_at_mean(*config.fusion, ffn.ffn->parameters_in_order(), config.seed, ffn.index);
+    for (ParameterSlot& slot : slots) {
+      if (slot.name.starts_with(ffn.name + ".")) slot.eps_scale = static_cast<double>(config.fusion->experts);
     }
   }
 }
@@ -143,9 +155,11 @@ TrainingState make_training_state(const RunConfig& config, bool load_source) {
   if (load_source) load_start_weights(config, *state.model);
   if (const c10::Device device = training_device(config.train.device); !device.is_cpu())
     state.model->to(device);
-  std::vector<NamedFfn> fused;
-  if (config.fusion) fused = select_ffns(*state.model, config.fusion->layers);
+  std::vector<NamedFfn> fused, collapsed;
+  if (config.fusion)
+    (config.fusion->materialize ? fused : collapsed) = select_ffns(*state.model, config.fusion->layers);
   std::vector<ParameterSlot> slots = order_parameters(*state.model, fused);
+  collapse_static(config, collapsed, slots);
   scale_learning_rates(config.control, *state.model, load_source, slots);
   state.parameters = std::make_unique<FlatParameters>(std::move(slots));
   if (config.train.precision == "bf16" && state.parameters->values().is_cpu())

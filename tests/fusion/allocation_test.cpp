@@ -50,12 +50,14 @@ TEST(Allocations, AreCountedHere) {
 }
 
 TEST(Allocations, NoneInTheUpdatePass) {
-  for (const std::string mode : {"static", "learned", "memory", "blend", "routed", "noise", "raw"}) {
+  for (const std::string mode :
+       {"static", "learned", "memory", "blend", "routed", "noise", "raw", "shared"}) {
     FusionConfig config;
     config.experts = 5;
     const bool routes = mode == "memory" || mode == "blend" || mode == "routed";
     config.weights = routes ? "memory" : mode == "static" ? "static" : "learned";
     if (routes) config.forward = mode;
+    if (mode == "shared") config.state = "shared_moments";
     if (mode == "raw") config.normalize = "none";
     if (mode == "noise") config.dirichlet = config.expert_dropout = 0.5;
     std::vector<ParameterSlot> slots;

@@ -22,8 +22,8 @@ std::vector<T> uneven_weights(std::int64_t experts, int shift) {
 
 // The loops here are compiled for the baseline instruction set; the kernel is dispatched.
 template <class T>
-void expect_element_bits(std::int64_t experts, std::int64_t size) {
-  Experts<T> ours(experts, size, 11), plain(experts, size, 11);
+void expect_element_bits(std::int64_t experts, std::int64_t size, bool shared = false) {
+  Experts<T> ours(experts, size, 11, shared), plain(experts, size, 11, shared);
   const std::vector<T*> w = plain.rows(plain.w), m = plain.rows(plain.m), v = plain.rows(plain.v);
   for (int t = 1; t <= 3; ++t) {
     const at::Tensor g = normal_numbers({size}, 50 + static_cast<std::uint64_t>(t), plain.w.scalar_type());
@@ -32,8 +32,10 @@ void expect_element_bits(std::int64_t experts, std::int64_t size) {
     ours.update(g, a, next, T(0.37), scalars);
     for (std::int64_t i = 0; i < size; ++i) {
       plain.fused.template mutable_data_ptr<T>()[i] =
-          fused_element<T>(i, static_cast<int>(experts), g.template const_data_ptr<T>()[i], T(0.37), w.data(),
-                           m.data(), v.data(), a.data(), next.data(), scalars);
+          shared ? fused_shared_element<T>(i, static_cast<int>(experts), g.template const_data_ptr<T>()[i],
+                                           T(0.37), w.data(), m[0], v[0], a.data(), next.data(), scalars)
+                 : fused_element<T>(i, static_cast<int>(experts), g.template const_data_ptr<T>()[i], T(0.37),
+                                    w.data(), m.data(), v.data(), a.data(), next.data(), scalars);
     }
     ASSERT_TRUE(at::equal(ours.fused, plain.fused)) << experts << " experts of " << size;
     const at::Tensor updated = ours.fused.clone();
@@ -48,6 +50,9 @@ TEST(FusedUpdate, HasTheBitsOfItsElementFunction) {
     for (const std::int64_t size : {1, 17, 2'048, 5'001}) {
       expect_element_bits<float>(experts, size);
       expect_element_bits<double>(experts, size);
+      if (experts == 1) continue;
+      expect_element_bits<float>(experts, size, /*shared=*/true);
+      expect_element_bits<double>(experts, size, /*shared=*/true);
     }
   }
 }
@@ -57,6 +62,7 @@ TEST(FusedUpdate, HasTheSameBitsForAnyNumberOfThreads) {
   for (const int count : {1, 2, 3}) {
     omp_set_num_threads(count);
     expect_element_bits<float>(3, 70'001);
+    expect_element_bits<float>(3, 70'001, /*shared=*/true);
   }
   omp_set_num_threads(threads);
 }

@@ -53,6 +53,29 @@ TEST(FusionRecipe, RefusesKeysWithoutEffectInOneLine) {
   EXPECT_NE(problem_of("{noise: 0.1}").find("copy_noise"), std::string::npos);
 }
 
+TEST(FusionRecipe, OneDenseFormStandsForConstantEqualWeightsAlone) {
+  EXPECT_FALSE(parse("{weights: static, materialize: false}").materialize);
+  for (const auto& [text, reason] : std::vector<std::pair<std::string, std::string>>{
+           {"{materialize: false}", "this one is learned"},
+           {"{weights: memory, materialize: false}", "this one is memory"},
+           {"{weights: static, expert_dropout: 0.1, materialize: false}", "vary them"},
+           {"{weights: static, dirichlet: 1, materialize: false}", "vary them"},
+           {"{weights: static, from: model, init: split, materialize: false}", "depend on another model"},
+           {"{weights: static, state: shared_moments, materialize: false}", "has its own moments"}}) {
+    EXPECT_NE(problem_of(text).find(reason), std::string::npos) << text << ": " << problem_of(text);
+  }
+}
+
+TEST(FusionRecipe, MomentsAreSharedBetweenExperts) {
+  EXPECT_FALSE(parse("{}").shares_moments());
+  EXPECT_TRUE(parse("{state: shared_moments}").shares_moments());
+  EXPECT_NE(problem_of("{state: shared_moments, experts: 1}").find("there is one"), std::string::npos);
+  EXPECT_EQ(problem_of("{weights: memory, init: copy}"), "");
+  EXPECT_NE(problem_of("{weights: memory, init: copy, state: shared_moments}").find("state: full"),
+            std::string::npos);
+  EXPECT_NE(problem_of("{state: half}").find("shared_moments"), std::string::npos);
+}
+
 TEST(FusionRecipe, MemoryKeysBelongToMemoryWeights) {
   for (const char* key : {"forward: blend", "momentum: 0.5", "router_std: 0.1", "balance: 0.1"}) {
     EXPECT_EQ(problem_of(std::string("{weights: memory, ") + key + "}"), "");

@@ -23,11 +23,11 @@ inline at::Tensor normal_numbers(at::IntArrayRef shape, std::uint64_t seed,
 // N experts of one tensor of `size` elements.
 template <class T>
 struct Experts {
-  Experts(std::int64_t experts, std::int64_t elements, std::uint64_t seed)
+  Experts(std::int64_t experts, std::int64_t elements, std::uint64_t seed, bool shares_moments = false)
       : size(elements),
         w(normal_numbers({experts, elements}, seed, c10::CppTypeToScalarType<T>::value)),
-        m(at::zeros_like(w)),
-        v(at::zeros_like(w)),
+        m(at::zeros({shares_moments ? 1 : experts, elements}, w.options())),
+        v(at::zeros_like(m)),
         fused(at::zeros({elements}, w.options())) {}
 
   static std::vector<T*> rows(at::Tensor& x) {
@@ -48,7 +48,7 @@ struct Experts {
   }
 
   std::int64_t size;
-  at::Tensor w, m, v, fused;  // [N, size], and [size]
+  at::Tensor w, m, v, fused;  // [N, size], m and v [1, size] where shared; [size]
 };
 
 }  // namespace exfusion

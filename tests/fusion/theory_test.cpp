@@ -86,6 +86,66 @@ TEST(StaticWeights, ScaleEpsByTheNumberOfExperts) {
   EXPECT_GT(unmapped, 1e-12);
 }
 
+// `fusion.materialize: false`: one dense AdamW at eps N times as large in place of the experts, with weight
+// decay and under clipping; and the experts from it.
+TEST(StaticWeights, AreOneDenseTrainingFromWhichTheExpertsFollow) {
+  const std::int64_t size = 301;
+  for (const std::int64_t n : {2, 3, 8}) {
+    const AdamWConfig config = config_with(3e-3, 0.2, 1e-3);
+    AdamWConfig collapsed = config;
+    collapsed.eps = static_cast<double>(n) * config.eps;
+    const Weights a(static_cast<std::size_t>(n), 1.0 / static_cast<double>(n));
+    Experts<double> experts(n, size, 21);
+    experts.fuse(a);
+    const at::Tensor start = experts.w.clone(), mean = experts.fused.clone();
+    at::Tensor w = mean.clone(), m = at::zeros_like(w), v = at::zeros_like(w), plain = mean.clone(),
+               plain_m = at::zeros_like(w), plain_v = at::zeros_like(w);
+    const auto dense_step = [&](at::Tensor& x, at::Tensor& x_m, at::Tensor& x_v, const at::Tensor& target,
+                                double scale, const AdamWConfig& how, int t) {
+      const at::Tensor g = x - target;
+      adamw_update(size, x.mutable_data_ptr<double>(), x_m.mutable_data_ptr<double>(),
+                   x_v.mutable_data_ptr<double>(), g.const_data_ptr<double>(), scale,
+                   adamw_scalars<double>(how, how.lr, how.weight_decay, t));
+    };
+    double kept = 1.0;
+    for (int t = 1; t <= 80; ++t) {
+      const at::Tensor target =
+          normal_numbers({size}, 500 + static_cast<std::uint64_t>(t), at::kDouble) + 2.0;
+      const double scale = std::min(1.0, 5.0 / (experts.fused - target).norm().item<double>());
+      experts.update(experts.fused - target, a, a, scale,
+                     adamw_scalars<double>(config, config.lr, config.weight_decay, t));
+      dense_step(w, m, v, target, scale, collapsed, t);
+      dense_step(plain, plain_m, plain_v, target, scale, config, t);
+      kept *= 1.0 - config.lr * config.weight_decay;
+    }
+    EXPECT_LT((experts.fused - w).abs().max().item<double>(), 1e-12) << n;
+    EXPECT_GT((experts.fused - plain).abs().max().item<double>(), 1e-4) << n;  // eps does matter here
+    const at::Tensor recovered = w + kept * (start - mean);
+    EXPECT_LT((experts.w - recovered).abs().max().item<double>(), 1e-12) << n;
+  }
+}
+
+// `fusion.state: shared_moments`: for constant a exact, whatever its sizes and signs; otherwise not.
+TEST(SharedMoments, AreExactForConstantWeights) {
+  const std::int64_t size = 301;
+  const AdamWConfig config = config_with(3e-3, 0.2, 1e-3);
+  const Weights a = {0.6, -0.3, 0.05, 0.65}, other = {0.1, 0.2, 0.3, 0.4};
+  for (const bool constant : {true, false}) {
+    Experts<double> own(4, size, 21), sharing(4, size, 21, /*shares_moments=*/true);
+    for (int t = 1; t <= 200; ++t) {
+      const Weights& now = constant || t % 2 == 0 ? a : other;
+      const Weights& next = constant || t % 2 == 1 ? a : other;
+      const at::Tensor g = normal_numbers({size}, 900 + static_cast<std::uint64_t>(t), at::kDouble);
+      const auto scalars = adamw_scalars<double>(config, config.lr, config.weight_decay, t);
+      own.update(g, now, next, 0.7, scalars);
+      sharing.update(g, now, next, 0.7, scalars);
+    }
+    const double difference = (own.w - sharing.w).abs().max().item<double>();
+    EXPECT_EQ(difference < 1e-12, constant) << difference;
+    EXPECT_EQ((own.fused - sharing.fused).abs().max().item<double>() < 1e-12, constant);
+  }
+}
+
 TEST(StaticWeights, LetExpertDifferencesDecayElementByElement) {
   const int steps = 2'000;
   const Trajectories run =

@@ -75,15 +75,15 @@ TEST(Recomputed, UnderAutocastTheyAreToo) {
 TEST(Recomputed, ThePrecisionOfTheForwardPassComesBackOutsideOfAutocast) {
   const at::Tensor weight = at::randn({4, 4}).requires_grad_(), x = at::randn({3, 4}).requires_grad_();
   std::vector<at::ScalarType> types;
-  const auto part = [&](const at::Tensor& input) -> std::vector<at::Tensor> {
-    const at::Tensor y = at::mm(input, weight);
+  const auto part = [&](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
+    const at::Tensor y = at::mm(inputs.at(0), weight);
     types.push_back(y.scalar_type());
     return {y};
   };
   at::Tensor y;
   {
     const Bf16Scope bf16;
-    y = recomputed(part, x)[0];
+    y = recomputed(part, {x})[0];
   }
   y.to(at::kFloat).sum().backward();
   EXPECT_EQ(types, (std::vector<at::ScalarType>{at::kBFloat16, at::kBFloat16}));
@@ -94,8 +94,11 @@ TEST(Recomputed, GradientsOfTwoPassesAddUpAsTheyWould) {
   Part kept, again;
   for (const double scale : {1.0, 1.7}) {
     const at::Tensor x = (at::linspace(-2, 2, 12).view({3, 4}) * scale).requires_grad_();
-    kept(x)[0].sin().sum().backward();
-    recomputed([&again](const at::Tensor& input) { return again(input); }, x)[0].sin().sum().backward();
+    kept({x})[0].sin().sum().backward();
+    recomputed([&again](const std::vector<at::Tensor>& inputs) { return again(inputs); }, {x})[0]
+        .sin()
+        .sum()
+        .backward();
   }
   EXPECT_TRUE(at::equal(again.first.grad(), kept.first.grad()));
   EXPECT_TRUE(at::equal(again.second.grad(), kept.second.grad()));
@@ -106,11 +109,12 @@ TEST(Recomputed, WhoKeptAnOutputHasItsGraph) {
   const at::Tensor x = at::ones({2}).requires_grad_();
   at::Tensor kept;
   const at::Tensor y = recomputed(
-      [&](const at::Tensor& input) -> std::vector<at::Tensor> {
+      [&](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
+        const at::Tensor& input = inputs.at(0);
         if (!recomputing()) return {input * 2, kept = input.square().sum()};
         return {input * 2, input.square().sum()};
       },
-      x)[0];
+      {x})[0];
   (y.sum() + 3 * kept).backward();
   EXPECT_TRUE(at::equal(x.grad(), at::full({2}, 2.0 + 3.0 * 2.0)));
 }
@@ -120,12 +124,13 @@ TEST(Recomputed, KeepsNothingOfThePart) {
   const at::Tensor x = at::ones({2}).requires_grad_();
   c10::weak_intrusive_ptr<c10::TensorImpl> inner(at::empty({0}).getIntrusivePtr());
   y = recomputed(
-      [&](const at::Tensor& input) -> std::vector<at::Tensor> {
+      [&](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
+        const at::Tensor& input = inputs.at(0);
         const at::Tensor hidden = input.exp();
         inner = c10::weak_intrusive_ptr<c10::TensorImpl>(hidden.getIntrusivePtr());
         return {hidden.square()};
       },
-      x)[0];
+      {x})[0];
   EXPECT_TRUE(inner.expired());
   y.sum().backward();
   EXPECT_TRUE(at::allclose(x.grad(), at::full({2}, 2 * std::exp(2.0))));
@@ -134,14 +139,17 @@ TEST(Recomputed, KeepsNothingOfThePart) {
 TEST(Recomputed, WithoutAGraphItIsThePart) {
   Part part;
   const at::NoGradGuard no_grad;
-  const auto outputs = recomputed([&](const at::Tensor& x) { return part(x); }, at::ones({3, 4}));
+  const auto outputs =
+      recomputed([&](const std::vector<at::Tensor>& inputs) { return part(inputs); }, {at::ones({3, 4})});
   EXPECT_FALSE(outputs[0].requires_grad());
-  EXPECT_TRUE(at::equal(outputs[0], part(at::ones({3, 4}))[0]));
+  EXPECT_TRUE(at::equal(outputs[0], part({at::ones({3, 4})})[0]));
 }
 
 TEST(Recomputed, RefusesAnInputWithoutGradientForItWouldLoseTheWeights) {
   Part part;
-  EXPECT_THROW(recomputed([&](const at::Tensor& x) { return part(x); }, at::ones({3, 4})), c10::Error);
+  EXPECT_THROW(
+      recomputed([&](const std::vector<at::Tensor>& inputs) { return part(inputs); }, {at::ones({3, 4})}),
+      c10::Error);
 }
 
 TEST(Recomputed, AnErrorInTheSecondPassLeavesNoTrace) {

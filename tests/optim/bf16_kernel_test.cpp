@@ -6,8 +6,8 @@
 
 #include <vector>
 
+#include "core/bfloat16.h"
 #include "optim/adamw.h"
-#include "optim/bf16_element.h"
 
 namespace exfusion {
 namespace {

@@ -15,6 +15,8 @@ BASE = {"model": {"arch": "vit", "dim": 64, "depth": 4, "heads": 4}, "data": {"n
 FUSIONS = [
     "none",
     {"weights": "static"},
+    {"weights": "static", "materialize": False},
+    {"weights": "memory", "state": "shared_moments"},
     {"weights": "learned", "init": "copy_noise"},
     {"weights": "learned", "normalize": "none", "lr": 0.125},
     {"weights": "memory", "init": "drop"},

@@ -23,7 +23,8 @@ TEST(Bf16Copy, IsKeptInBf16Alone) {
 TEST(Bf16Copy, FollowsEveryWriterOfTheWeights) {
   for (const std::string fusion :
        {"none", "{experts: 3, weights: static}", "{experts: 3, weights: static, expert_dropout: 0.7}",
-        "{experts: 3, weights: learned, layers: last:1}",
+        "{experts: 3, weights: static, materialize: false}", "{experts: 3, weights: learned, layers: last:1}",
+        "{experts: 3, weights: learned, state: shared_moments}",
         "{experts: 3, weights: memory, router_std: 0.5, dirichlet: 2}",
         "{experts: 3, weights: memory, router_std: 0.5, forward: blend}",
         "{experts: 3, weights: memory, router_std: 0.5, forward: routed}"}) {

@@ -34,7 +34,10 @@ std::vector<std::string> kinds() {
           "{experts: 2, weights: learned, normalize: none, layers: [1]}",
           "{experts: 3, weights: memory, momentum: 0.8, router_std: 0.5}",
           "{experts: 3, weights: memory, forward: memory, dirichlet: 2.0, layers: last:1}",
-          "{experts: 2, weights: static, expert_dropout: 0.5}"};
+          "{experts: 2, weights: static, expert_dropout: 0.5}",
+          "{experts: 3, weights: static, materialize: false}",
+          "{experts: 3, weights: learned, state: shared_moments, lr: 0.1}",
+          "{experts: 2, weights: memory, router_std: 0.5, state: shared_moments}"};
 }
 
 TEST(Checkpoint, RestoresEveryBitAndTheStepsThatFollow) {

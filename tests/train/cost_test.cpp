@@ -24,6 +24,7 @@ TEST(TrainingCost, OfADenseModelIsThatOfItsParametersAndMatrixProducts) {
   EXPECT_EQ(cost.state_bytes, 16 * kModel);
   EXPECT_EQ(cost.fusion_bytes, 0.0);
   EXPECT_EQ(cost.flops_per_sample, 3 * kForward);
+  EXPECT_EQ(cost_of({"train.precision=bf16"}).state_bytes, 18 * kModel);
 }
 
 TEST(TrainingCost, FusionAddsExpertsSumsAndPrices) {
@@ -33,6 +34,19 @@ TEST(TrainingCost, FusionAddsExpertsSumsAndPrices) {
   // W and G of the fused FFNs, and three numbers for each of an expert; a [3] in fp32
   EXPECT_EQ(cost.state_bytes, 16 * (kModel - 2 * kFfn) + 4 * (2 + 9) * 2 * kFfn + 2 * 12);
   EXPECT_EQ(cost.flops_per_sample, 3 * kForward + 2 * 4 * 3 * kFfn / 32);
+}
+
+TEST(TrainingCost, SharedMomentsAreThoseOfOneExpert) {
+  const TrainingCost cost = cost_of({"fusion={experts: 3, weights: static, state: shared_moments}"});
+  EXPECT_EQ(cost.state_bytes, 16 * (kModel - 2 * kFfn) + 4 * (2 + 3 + 2) * 2 * kFfn + 2 * 12);
+  EXPECT_EQ(cost.fusion_bytes, 2 * 12);
+}
+
+TEST(TrainingCost, ExpertsThatAreNotKeptCostNothing) {
+  const TrainingCost cost = cost_of({"fusion={experts: 3, weights: static, materialize: false}"});
+  EXPECT_EQ(cost.parameters_training, kModel);
+  EXPECT_EQ(cost.state_bytes, 16 * kModel);
+  EXPECT_EQ(cost.flops_per_sample, 3 * kForward);
 }
 
 TEST(TrainingCost, MemoryKeepsRouterMomentsMemoryAndJacobian) {

@@ -18,6 +18,9 @@ TEST(StateMemory, IsWhatTheStateHoldsOnceItExists) {
       {"fusion={experts: 5, weights: learned, layers: [1]}", "train.ema=0.9"},
       {"fusion={experts: 3, weights: memory}"},
       {"fusion={experts: 4, weights: memory, forward: routed}", "train.micro_batch=32"},
+      {"fusion={experts: 3, weights: static, materialize: false}"},
+      {"fusion={experts: 3, weights: learned, state: shared_moments}"},
+      {"fusion={experts: 3, weights: learned}", "train.precision=bf16"},
       {"model.ffn={name: topk, experts: 3}"},
       {"model.pool=avg", "model.channels=3", "model.mlp_ratio=1.5"}};
   for (const auto& sets : recipes) {

@@ -142,5 +142,28 @@ TEST(RunConfig, AResumedRunMayChangeOnlyWhatLeavesItsStepsAlone) {
     EXPECT_FALSE(may_change_on_resume(key)) << key;
 }
 
+// A checkpoint may be older than a key: its run went by the key's default.
+TEST(RunConfig, AnOlderRecipeIsTheOneOfTodayWithDefaultsForWhatIsNew) {
+  const auto resolved = [](const std::vector<std::string>& sets) {
+    Recipe recipe = Recipe::parse(kTinyRecipe, "tiny.yaml", sets);
+    parse_run(recipe);
+    return recipe.resolved();
+  };
+  const std::string now = resolved({"fusion={weights: static}"});
+  std::string older;
+  std::istringstream lines(now);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("materialize:") == std::string::npos && line.find("state:") == std::string::npos)
+      older += line + "\n";
+  }
+  EXPECT_LT(older.size(), now.size());
+  EXPECT_EQ(changed_line(older, now), "");
+  EXPECT_NE(
+      changed_line(older, resolved({"fusion={weights: static, materialize: false}"})).find("materialize"),
+      std::string::npos);
+  EXPECT_NE(changed_line(older, resolved({"fusion={weights: static}", "optim.lr=0.5"})).find("lr"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace exfusion
