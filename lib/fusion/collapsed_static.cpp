@@ -38,7 +38,9 @@ at::Tensor mean_of(const at::Tensor& experts) {
 void start_at_mean(const FusionConfig& config, const FfnTensors& dense, std::uint64_t seed,
                    std::int64_t ffn) {
   const at::NoGradGuard no_grad;
-  const FfnTensors experts = initial_experts(config, dense, seed, ffn);
+  FfnTensors on_host = dense;  // where experts are drawn
+  for (at::Tensor& tensor : on_host) tensor = tensor.detach().cpu();
+  const FfnTensors experts = initial_experts(config, on_host, seed, ffn);
   for (std::size_t t = 0; t < 4; ++t) dense[t].detach().copy_(mean_of(experts[t]));
 }
 

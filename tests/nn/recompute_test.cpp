@@ -154,11 +154,11 @@ TEST(Recomputed, RefusesAnInputWithoutGradientForItWouldLoseTheWeights) {
 
 TEST(Recomputed, AnErrorInTheSecondPassLeavesNoTrace) {
   const at::Tensor y = recomputed(
-      [](const at::Tensor& x) -> std::vector<at::Tensor> {
+      [](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
         if (recomputing()) throw std::runtime_error("second pass");
-        return {x * 2};
+        return {inputs.at(0) * 2};
       },
-      at::ones({2}).requires_grad_())[0];
+      {at::ones({2}).requires_grad_()})[0];
   EXPECT_THROW(y.sum().backward(), std::runtime_error);
   EXPECT_FALSE(recomputing());
 }
