@@ -71,8 +71,22 @@ def training_step(model, batch, precision, configuration, experts=0):
     return step
 
 
+def faster(*ways):
+    """The one of several functions that takes the least time, each at its best of five."""
+    def best_time(way):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            way()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return min(ways, key=best_time)
+
+
 def matrix_products(model, batch, precision):
-    """A function that multiplies what a step's forward and backward pass multiply, and nothing else."""
+    """A function that multiplies what a step's forward and backward pass multiply, and nothing else: each linear product by the
+    faster of torch.mm and oneDNN."""
     shape = MODELS[model]
     dim, heads, patch = shape["embed_dim"], shape["num_heads"], shape["patch_size"]
     patches = (IMAGE // patch) ** 2
@@ -82,12 +96,15 @@ def matrix_products(model, batch, precision):
     def linear(rows, inputs, outputs, input_gradient=True):
         x, w, g = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype), torch.randn(rows, outputs).to(dtype)
         y, dx, dw = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
+        onednn = torch.ops.mkldnn._linear_pointwise
+        products = [faster(lambda: torch.mm(x, w.t(), out=y), lambda: onednn(x, w, None, "none", [], "")),
+                    faster(lambda: torch.mm(g.t(), x, out=dw), lambda: onednn(g.t(), x.t(), None, "none", [], ""))]
+        if input_gradient:
+            products.append(faster(lambda: torch.mm(g, w, out=dx), lambda: onednn(g, w.t(), None, "none", [], "")))
 
         def multiply():
-            torch.mm(x, w.t(), out=y)
-            if input_gradient:
-                torch.mm(g, w, out=dx)
-            torch.mm(g.t(), x, out=dw)
+            for product in products:
+                product()
 
         return multiply
 
