@@ -111,11 +111,17 @@ Json memory_of_this_process(const Case& given, const std::string& name) {
       moments += 2.0 * experts - 2.0 * experts / static_cast<double>(bank.experts());
     }
   }
+  const at::Tensor rounded = arm.state.parameters->bf16_values();
+  const double copies = rounded.defined() ? static_cast<double>(rounded.nbytes()) : 0.0;
   const double formula = training_cost(arm.config, arm.state).state_bytes;
   timed_step(arm, batch), timed_step(arm, batch);
-  return {{"weights_MB", weights / 1e6}, {"gradients_MB", gradients / 1e6},
-          {"moments_MB", moments / 1e6}, {"state_MB", formula / 1e6},
-          {"before_MB", before / 1e6},   {"peak_MB", status_bytes("VmHWM") / 1e6}};
+  return {{"weights_MB", weights / 1e6},
+          {"gradients_MB", gradients / 1e6},
+          {"moments_MB", moments / 1e6},
+          {"bf16_MB", copies / 1e6},
+          {"state_MB", formula / 1e6},
+          {"before_MB", before / 1e6},
+          {"peak_MB", status_bytes("VmHWM") / 1e6}};
 }
 
 // A process cannot un-peak, so each arm has one: forked before this one starts threads or allocates tensors.

@@ -33,7 +33,8 @@ struct Output {
   double bytes;  // per FFN parameter
   void (*prepare)(FlatParameters& flat);
 };
-constexpr std::array kOutputs = {Output{"fp32", 0.0, [](FlatParameters&) {}}};
+constexpr std::array kOutputs = {Output{"fp32", 0.0, [](FlatParameters&) {}},
+                                 Output{"bf16", 2.0, [](FlatParameters& flat) { flat.keep_bf16(); }}};
 
 struct Size {
   std::string name;

@@ -5,6 +5,7 @@
 
 #include "core/instruction_sets.h"
 #include "nn/gelu_element.h"
+#include "nn/lanes.h"
 #include "nn/small_matmul.h"
 
 namespace exfusion {
