@@ -68,14 +68,17 @@ struct Arm {
 RunConfig arm_config(const Case& given, const std::string& arm) {
   std::vector<std::string> sets = given.model.sets;
   const auto colon = arm.find(':');
-  sets.push_back(colon == std::string::npos ? "fusion=none"
-                                            : fmt::format("fusion={{experts: {}, weights: {}}}",
-                                                          arm.substr(colon + 1), arm.substr(0, colon)));
+  if (colon == std::string::npos && arm != "dense")
+    throw UsageError("--arms " + arm + ": give dense, or WEIGHTS:N such as learned:4");
+  if (arm != "dense")
+    sets.push_back(
+        fmt::format("fusion={{experts: {}, weights: {}}}", arm.substr(colon + 1), arm.substr(0, colon)));
   for (const char* key : {"global_batch", "micro_batch"})
     sets.push_back(fmt::format("train.{}={}", key, given.batch));
   sets.insert(sets.end(), {"train.precision=" + given.precision, "train.clip=1.0", "model.drop_path=0.0",
                            "data.name=synthetic"});
   sets.insert(sets.end(), given.sets.begin(), given.sets.end());
+  if (arm == "dense") sets.emplace_back("fusion=none");  // last: a key of fusion would bring experts back
   Recipe recipe = Recipe::load(std::string(EXFUSION_RECIPES) + "/" + given.model.recipe, sets);
   return parse_run(recipe);
 }

@@ -9,22 +9,15 @@
 namespace exfusion {
 namespace {
 
-// Both weight matrices of every expert as rows, [N, values] in double precision.
-at::Tensor weight_rows(const FfnTensors& experts) {
-  const std::int64_t n = experts[0].size(0);
-  return at::cat({experts[0].reshape({n, -1}), experts[2].reshape({n, -1})}, 1).to(at::kDouble);
-}
+constexpr std::int64_t kBlock = 1 << 16;  // columns that are held in double precision at a time
 
-at::Tensor initial_rows(const ExpertBank& bank) {
-  FfnTensors stacked;
-  std::vector<FfnTensors> initial;
-  for (std::int64_t k = 0; k < bank.experts(); ++k) initial.push_back(bank.initial_tensors(k));
-  for (std::size_t t : {0u, 2u}) {
-    std::vector<at::Tensor> parts;
-    for (const FfnTensors& expert : initial) parts.push_back(expert[t]);
-    stacked[t] = at::stack(parts);
-  }
-  return weight_rows(stacked);
+// One weight matrix of every expert at the start, as rows [N, values].
+at::Tensor initial_rows(const ExpertBank& bank, std::size_t t) {
+  const at::Tensor& now = bank.expert_tensors()[t];
+  at::Tensor rows = at::empty({bank.experts(), now[0].numel()}, at::kFloat);
+  for (std::int64_t k = 0; k < bank.experts(); ++k)
+    rows.select(0, k).copy_(bank.initial_tensors(k)[t].reshape(-1));
+  return rows;
 }
 
 double product_sum(const at::Tensor& x, const at::Tensor& y) {
@@ -61,22 +54,34 @@ double wardrop_gap(std::span<const float> a, std::span<const double> prices) {
 
 ExpertGeometry measure_geometry(const ExpertBank& bank, double decay) {
   const at::NoGradGuard no_grad;
+  const std::int64_t n = bank.experts();
+  const at::Tensor weights = at::tensor(bank.a()).to(at::kDouble);
+  at::Tensor parts = at::zeros({n}, at::kDouble), gram = at::zeros({n, n}, at::kDouble);
+  double fused_square = 0.0, now_square = 0.0, start_square = 0.0, product = 0.0;
+  // Block by block: everything is a sum over columns, and all of it at once would be several times the
+  // experts' memory.
+  for (const std::size_t t : {0u, 2u}) {
+    const at::Tensor all = bank.expert_tensors()[t].reshape({n, -1}).cpu(), initial = initial_rows(bank, t);
+    for (std::int64_t column = 0; column < all.size(1); column += kBlock) {
+      const std::int64_t size = std::min(kBlock, all.size(1) - column);
+      const at::Tensor now = all.narrow(1, column, size).to(at::kDouble),
+                       start = initial.narrow(1, column, size).to(at::kDouble);
+      const at::Tensor fused = at::matmul(weights, now);
+      parts += at::matmul(now, fused);
+      fused_square += product_sum(fused, fused);
+      const at::Tensor difference = now - now.mean(0, true), before = start - start.mean(0, true);
+      now_square += product_sum(difference, difference);
+      start_square += product_sum(before, before);
+      product += product_sum(difference, before);
+      const at::Tensor learned = now - start * decay;
+      gram += at::matmul(learned, learned.t());
+    }
+  }
   ExpertGeometry geometry;
-  const at::Tensor now = weight_rows(bank.expert_tensors()).cpu(), start = initial_rows(bank);
-  const std::vector<float>& a = bank.a();
-  const at::Tensor weights = at::empty({bank.experts()}, at::kDouble);
-  std::copy(a.begin(), a.end(), weights.mutable_data_ptr<double>());
-  const at::Tensor fused = at::matmul(weights, now);
-  const at::Tensor parts = at::matmul(now, fused) * weights / product_sum(fused, fused);
-  geometry.shares.assign(parts.const_data_ptr<double>(), parts.const_data_ptr<double>() + parts.numel());
-
-  const at::Tensor difference = now - now.mean(0, true), initial = start - start.mean(0, true);
-  const double size = std::sqrt(product_sum(difference, difference)),
-               before = std::sqrt(product_sum(initial, initial));
-  geometry.difference_ratio = ratio(size, before);
-  geometry.difference_cosine = ratio(product_sum(difference, initial), size * before);
-  const at::Tensor learned = now - start * decay;
-  const at::Tensor gram = at::matmul(learned, learned.t());
+  parts = parts * weights / fused_square;
+  geometry.shares.assign(parts.const_data_ptr<double>(), parts.const_data_ptr<double>() + n);
+  geometry.difference_ratio = ratio(std::sqrt(now_square), std::sqrt(start_square));
+  geometry.difference_cosine = ratio(product, std::sqrt(now_square) * std::sqrt(start_square));
   const double trace = gram.trace().item<double>();
   geometry.update_participation = ratio(trace * trace, product_sum(gram, gram));
   return geometry;

@@ -9,11 +9,12 @@
 
 namespace exfusion {
 
-// exp(x), within 2 units in the last place; x below -87 counts as -87 (1.6e-38), above 88 as 88. Range
+// exp(x), within 2 units in the last place; 0 for x below -87 (1.6e-38), and x above 88 counts as 88. Range
 // reduction by powers of two, then the polynomial of the Cephes library's expf.
 EXFUSION_HOST_DEVICE inline float exp_element(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves a whole number in the low bits
-  x = x < -87.0f ? -87.0f : x;
+  const bool vanishes = x < -87.0f;
+  x = vanishes ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
   const float shifted = x * 1.44269504f + kRound;
   const float power = shifted - kRound;
@@ -30,7 +31,7 @@ EXFUSION_HOST_DEVICE inline float exp_element(float x) {
   bits += static_cast<std::int32_t>(power) << 23;
   float result = 0.0f;
   memcpy(&result, &bits, sizeof result);
-  return result;
+  return vanishes ? 0.0f : result;
 }
 
 struct Gelu {

@@ -7,9 +7,10 @@
 
 namespace exfusion {
 
-// 1 / sqrt(variance + eps); `squares` is the row's sum of squared deviations from its mean.
+// 1 / sqrt(variance + eps); `squares` is the row's sum of squared deviations from its mean. NaN where that
+// sum overflows: 0 would hide the overflow from whoever skips non-finite steps.
 EXFUSION_HOST_DEVICE inline float inverse_deviation(float squares, float dim, float eps) {
-  return 1.0f / std::sqrt(squares / dim + eps);
+  return 1.0f / std::sqrt(squares / dim + eps) + (squares - squares);
 }
 
 EXFUSION_HOST_DEVICE inline float layer_norm_element(float x, float mean, float inverse, float weight,

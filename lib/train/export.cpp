@@ -140,7 +140,12 @@ void export_moe(const LoadedModel& source, const fs::path& folder, bool overwrit
 
 void export_experts(const LoadedModel& source, const fs::path& folder, bool overwrite) {
   const bool collapsed = source.run && source.run->fusion && !source.run->fusion->materialize;
-  if (!collapsed || (source.what != "last" && source.what != "best"))
+  if (collapsed && source.what != "last" && source.what != "best")
+    throw CheckpointError(
+        fmt::format("{} ({}): experts are recovered from the last or the best checkpoint, not "
+                    "from an average of weights",
+                    source.origin.string(), source.what));
+  if (!collapsed)
     throw CheckpointError(fmt::format(
         "{} ({}): experts are recovered from a run or checkpoint with fusion.materialize: false; other "
         "training keeps its experts in the checkpoints' experts.safetensors",

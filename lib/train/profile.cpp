@@ -53,22 +53,21 @@ PhaseScope::~PhaseScope() {
 }
 
 std::string profile_table(std::span<const ProfiledStep> steps) {
-  const auto median_of = [&](const auto& value) {
+  double whole = 0.0;
+  for (const ProfiledStep& step : steps) whole += step.seconds;
+  std::string text = fmt::format("{:<12}{:>12}{:>9}\n", "phase", "ms", "share");
+  const auto row = [&](const char* name, const auto& value) {
     std::vector<double> values;
     for (const ProfiledStep& step : steps) values.push_back(value(step));
-    return median(std::move(values));
-  };
-  const double whole = median_of([](const ProfiledStep& step) { return step.seconds; });
-  std::string text = fmt::format("{:<12}{:>12}{:>9}\n", "phase", "ms", "share");
-  const auto row = [&](const char* name, double seconds) {
-    text += fmt::format("{:<12}{:>12.3f}{:>7.1f} %\n", name, 1e3 * seconds, 100.0 * seconds / whole);
+    const double share = std::accumulate(values.begin(), values.end(), 0.0) / whole;
+    text += fmt::format("{:<12}{:>12.3f}{:>7.1f} %\n", name, 1e3 * median(std::move(values)), 100.0 * share);
   };
   for (std::size_t i = 0; i < kPhases.size(); ++i)
-    row(kPhases[i], median_of([&](const ProfiledStep& step) { return step.phases[i]; }));
-  row("other", median_of([](const ProfiledStep& step) {
-        return step.seconds - std::accumulate(step.phases.begin(), step.phases.end(), 0.0);
-      }));
-  row("step", whole);
+    row(kPhases[i], [&](const ProfiledStep& step) { return step.phases[i]; });
+  row("other", [](const ProfiledStep& step) {
+    return step.seconds - std::accumulate(step.phases.begin(), step.phases.end(), 0.0);
+  });
+  row("step", [](const ProfiledStep& step) { return step.seconds; });
   return text;
 }
 
@@ -110,8 +109,10 @@ void Profile::finish() {
   const auto result = profiler::disableProfiler();
   if (profiled_.empty()) return;
   result->save(trace_.string());
-  log_info("profile: medians of {} steps after {} of warm-up, the profiler's own cost in them; operators: {}",
-           profiled_.size(), kWarmUp, trace_.string());
+  log_info(
+      "profile: medians of {} steps (shares: of their sum) after {} of warm-up, the profiler's own cost in "
+      "them; operators: {}",
+      profiled_.size(), kWarmUp, trace_.string());
   std::istringstream lines(profile_table(profiled_));
   for (std::string line; std::getline(lines, line);) log_info("  {}", line);
 }

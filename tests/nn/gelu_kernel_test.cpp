@@ -30,7 +30,18 @@ TEST(ExpElement, IsWithinTwoUnitsInTheLastPlace) {
     ASSERT_NEAR(exp_element(rounded), exact, exact * 2.4e-7) << x;
   }
   EXPECT_TRUE(std::isnan(exp_element(NAN)));  // a broken score must not become a number
-  EXPECT_LT(exp_element(-INFINITY), 1.7e-38f);
+  EXPECT_EQ(exp_element(-INFINITY), 0.0f);
+}
+
+TEST(GeluElement, HasItsLimitsFarOut) {
+  for (const float x : {14.0f, 1e4f, 1e20f, 3e38f}) {
+    EXPECT_EQ(gelu_element(x).value, x);
+    EXPECT_EQ(gelu_element(x).derivative, 1.0f);
+    EXPECT_EQ(gelu_element(-x).value, 0.0f);
+    EXPECT_EQ(gelu_element(-x).derivative, 0.0f);
+  }
+  EXPECT_TRUE(std::isnan(gelu_element(NAN).value));
+  EXPECT_TRUE(std::isnan(gelu_element(NAN).derivative));
 }
 
 // Odd sizes: whole vectors and a rest.

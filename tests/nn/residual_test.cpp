@@ -109,6 +109,15 @@ INSTANTIATE_TEST_SUITE_P(All, AddAndNorm,
                                          std::tuple(true, false, false), std::tuple(true, false, true),
                                          std::tuple(true, true, false), std::tuple(true, true, true)));
 
+TEST(AddAndNorm, ANumberThatOverflowsWhenSquaredIsNotHidden) {
+  LayerNorm norm(8);
+  const at::Tensor x = at::ones({1, 2, 8});
+  x[0][1][3] = 1e25;
+  const at::Tensor normed = add_and_norm({x, {}, {}}, norm).normed;
+  EXPECT_TRUE(normed[0][0].isfinite().all().item<bool>());
+  EXPECT_TRUE(normed[0][1].isnan().all().item<bool>());
+}
+
 TEST(AddAndNorm, HasTheSameBitsForAnyNumberOfThreads) {
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
