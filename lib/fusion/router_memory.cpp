@@ -1,7 +1,6 @@
 #include "fusion/router_memory.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "nn/init.h"
+#include "nn/precision.h"
 
 namespace exfusion {
 namespace {
@@ -19,9 +19,6 @@ namespace {
 at::Tensor tokens_of(const at::Tensor& x) {
   return x.detach().reshape({-1, x.size(-1)}).to(at::kFloat);
 }
-
-// The router is fp32 whatever the precision of the model's matrix products.
-using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
 at::Tensor probabilities(const at::Tensor& tokens, const at::Tensor& router, double temperature) {
   return at::softmax(at::matmul(tokens, router.t()) / temperature, 1);
@@ -71,6 +68,7 @@ void RouterMemory::begin_step(std::int64_t samples) {
 // half of them are enough, and their sum over j is sum_t p_tk x_t.
 void RouterMemory::add(const at::Tensor& x) {
   const at::NoGradGuard no_grad;
+  // The router is fp32 whatever the precision of the model's matrix products.
   const NoAutocast fp32(c10::autocast_dispatch_keyset);
   const at::Tensor tokens = tokens_of(x);
   const at::Tensor p = probabilities(tokens, router_, config_.temperature);

@@ -1,10 +1,10 @@
 #include "nn/experts.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 
 #include "nn/ffn.h"
 #include "nn/init.h"
+#include "nn/precision.h"
 
 namespace exfusion {
 
@@ -58,7 +58,7 @@ void Router::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
 }
 
 at::Tensor Router::forward(const at::Tensor& x) const {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const NoAutocast no_autocast(c10::autocast_dispatch_keyset);
   return at::linear(x.to(at::kFloat), weight);
 }
 

@@ -59,9 +59,9 @@ struct FfnFunction : torch::autograd::Function<FfnFunction> {
 }  // namespace
 
 at::Tensor ffn_output(const at::Tensor& x, const FfnTensors& tensors, const FfnTensors& bf16) {
-  const at::ScalarType type = product_type(x);
-  if (!x.device().is_cpu() || type == at::kDouble || x.numel() == 0)
+  if (!has_kernels(x) || x.numel() == 0)
     return at::linear(at::gelu(at::linear(x, tensors[0], tensors[1])), tensors[2], tensors[3]);
+  const at::ScalarType type = product_type(x);
   const at::Tensor rows = x.to(type).reshape({-1, x.size(-1)});
   return FfnFunction::apply(rows, tensors[0], tensors[1], tensors[2], tensors[3], bf16).view(x.sizes());
 }

@@ -6,10 +6,15 @@
 
 namespace exfusion {
 
-// Whether the CPU kernels take this tensor: contiguous fp32 or bf16 on the CPU.
+// Whether there are CPU kernels for tensors of this kind, fp32 or bf16 on the CPU; libtorch's operators take
+// the others.
+inline bool has_kernels(const at::Tensor& x) {
+  return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
+
+// Whether the kernels take this very tensor.
 inline bool in_kernel_form(const at::Tensor& x) {
-  return x.device().is_cpu() && x.is_contiguous() &&
-         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  return has_kernels(x) && x.is_contiguous();
 }
 
 // Elements of a tensor as float or Bfloat16; null if it is undefined.

@@ -1,7 +1,5 @@
 #include "nn/layer_norm_kernel.h"
 
-#include <vector>
-
 #include "core/instruction_sets.h"
 #include "nn/layer_norm_element.h"
 #include "nn/row_chunks.h"
@@ -118,18 +116,15 @@ void add_layer_norm(const NormShape& shape, const float* x, const T* branch, con
 template <class T>
 void add_layer_norm_backward(const NormShape& shape, const float* sum, const float* mean,
                              const float* inverse_std, const float* factor, const float* weight,
-                             const float* d_sum, const T* d_normed, float* d_x, T* d_branch, float* d_weight,
-                             float* d_bias) {
+                             const float* d_sum, const T* d_normed, float* d_x, T* d_branch,
+                             float* d_parameters) {
   const std::int64_t dim = shape.dim;
-  std::vector<float> parameters(static_cast<std::size_t>(2 * dim));  // gradients of weight, then bias
-  sum_over_row_chunks(shape.rows, 2 * dim, parameters.data(), [&](std::int64_t row, float* partial) {
+  sum_over_row_chunks(shape.rows, 2 * dim, d_parameters, [&](std::int64_t row, float* partial) {
     const float own_factor = factor ? factor[row / shape.rows_per_sample] : 1.0f;
     norm_backward_row(dim, sum + row * dim, mean[row], inverse_std[row], own_factor, weight,
                       row_of(d_sum, row, dim), d_normed + row * dim, d_x + row * dim,
                       row_of(d_branch, row, dim), partial, partial + dim);
   });
-  std::copy_n(parameters.data(), dim, d_weight);
-  std::copy_n(parameters.data() + dim, dim, d_bias);
 }
 
 template void add_layer_norm(const NormShape&, const float*, const float*, const float*, const float*,
@@ -138,9 +133,9 @@ template void add_layer_norm(const NormShape&, const float*, const Bfloat16*, co
                              const float*, float, float*, Bfloat16*, float*, float*);
 template void add_layer_norm_backward(const NormShape&, const float*, const float*, const float*,
                                       const float*, const float*, const float*, const float*, float*, float*,
-                                      float*, float*);
+                                      float*);
 template void add_layer_norm_backward(const NormShape&, const float*, const float*, const float*,
                                       const float*, const float*, const float*, const Bfloat16*, float*,
-                                      Bfloat16*, float*, float*);
+                                      Bfloat16*, float*);
 
 }  // namespace exfusion

@@ -20,12 +20,12 @@ void add_layer_norm(const NormShape& shape, const float* x, const T* branch, con
                     const float* weight, const float* bias, float eps, float* sum, T* normed, float* mean,
                     float* inverse_std);
 
-// From the gradients of sum (null: 0) and normed: those of x, branch (null if there was none), weight, bias.
-// The sums over rows do not depend on the number of threads.
+// From the gradients of sum (null: 0) and normed: those of x, branch (null if there was none) and, in
+// d_parameters [2, dim], weight and bias. The sums over rows do not depend on the number of threads.
 template <class T>
 void add_layer_norm_backward(const NormShape& shape, const float* sum, const float* mean,
                              const float* inverse_std, const float* factor, const float* weight,
-                             const float* d_sum, const T* d_normed, float* d_x, T* d_branch, float* d_weight,
-                             float* d_bias);
+                             const float* d_sum, const T* d_normed, float* d_x, T* d_branch,
+                             float* d_parameters);
 
 }  // namespace exfusion

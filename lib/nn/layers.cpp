@@ -43,8 +43,8 @@ at::Tensor in_type(const at::Tensor& parameter, const at::Tensor& bf16_copy, at:
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   const at::Tensor& weight_bf16, const at::Tensor& bias_bf16) {
+  if (!has_kernels(x)) return at::linear(x, weight, bias);
   const at::ScalarType type = product_type(x);
-  if (!x.device().is_cpu() || type == at::kDouble) return at::linear(x, weight, bias);
   const at::Tensor rows = x.to(type).reshape({-1, x.size(-1)});
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);

@@ -24,8 +24,7 @@ bool has_onednn(const at::Tensor& x) {
   static const bool registered =
       at::hasMKLDNN() &&
       c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""}).has_value();
-  return registered && x.device().is_cpu() && x.numel() > 0 &&
-         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  return registered && has_kernels(x) && x.numel() > 0;
 }
 
 }  // namespace

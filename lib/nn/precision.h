@@ -3,12 +3,13 @@
 #pragma once
 #include <ATen/autocast_mode.h>
 
+#include "nn/kernel_arrays.h"
+
 namespace exfusion {
 
 // The type of activations that a product reads and writes, given its input.
 inline at::ScalarType product_type(const at::Tensor& x) {
-  const bool bf16 = x.device().is_cpu() && at::autocast::is_autocast_enabled(at::kCPU) &&
-                    (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  const bool bf16 = has_kernels(x) && at::autocast::is_autocast_enabled(at::kCPU);
   return bf16 ? at::kBFloat16 : x.scalar_type();
 }
 

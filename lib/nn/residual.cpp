@@ -50,17 +50,17 @@ struct AddNorm : torch::autograd::Function<AddNorm> {
     const bool branch = context->saved_data["branch"].toBool();
     const at::Tensor d_sum = branch ? gradients[1].contiguous() : at::Tensor();
     const at::Tensor d_normed = gradients[0].contiguous();
-    const at::Tensor d_x = at::empty_like(sum), d_weight = at::empty_like(weight),
-                     d_bias = at::empty_like(weight);
+    const at::Tensor d_x = at::empty_like(sum),
+                     d_parameters = at::empty({2, weight.size(0)}, weight.options());
     const at::Tensor d_branch = branch ? at::empty_like(d_normed) : at::Tensor();
     with_elements(d_normed, [&]<class T>(T* d_normed_elements) {
-      add_layer_norm_backward<T>(
-          norm_shape(sum, factor), sum.const_data_ptr<float>(), mean.const_data_ptr<float>(),
-          inverse_std.const_data_ptr<float>(), elements_of<float>(factor), weight.const_data_ptr<float>(),
-          elements_of<float>(d_sum), d_normed_elements, d_x.data_ptr<float>(), elements_of<T>(d_branch),
-          d_weight.data_ptr<float>(), d_bias.data_ptr<float>());
+      add_layer_norm_backward<T>(norm_shape(sum, factor), sum.const_data_ptr<float>(),
+                                 mean.const_data_ptr<float>(), inverse_std.const_data_ptr<float>(),
+                                 elements_of<float>(factor), weight.const_data_ptr<float>(),
+                                 elements_of<float>(d_sum), d_normed_elements, d_x.data_ptr<float>(),
+                                 elements_of<T>(d_branch), d_parameters.data_ptr<float>());
     });
-    return {d_x, d_branch, {}, d_weight, d_bias, {}};
+    return {d_x, d_branch, {}, d_parameters[0], d_parameters[1], {}};
   }
 };
 

@@ -1,7 +1,8 @@
 #include "nn/smear_ffn.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
+
+#include "nn/precision.h"
 
 namespace exfusion {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 // sum_k p[i, k] stacked[k] for each example i: [n, ...]. In fp32 whatever the precision of the pass: the
 // experts' differences are small.
 at::Tensor merge(const at::Tensor& p, const at::Tensor& stacked) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const NoAutocast no_autocast(c10::autocast_dispatch_keyset);
   const at::Tensor merged = p.matmul(stacked.flatten(1));
   return stacked.dim() == 3 ? merged.view({-1, stacked.size(1), stacked.size(2)}) : merged;
 }

@@ -18,12 +18,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The numbers of all fused FFNs as dense ones.
-double fused_numbers(const RunConfig& config) {
+// How many FFNs have experts in memory.
+double fused_ffns(const RunConfig& config) {
   if (!config.fusion || !config.fusion->materialize) return 0.0;
-  const ViTConfig& vit = config.model.vit;
-  const auto ffns = std::ranges::count(select_layers(config.fusion->layers, vit.depth), true);
-  return static_cast<double>(ffns) * FfnConfig{}.stored_numbers(vit.dim, vit.hidden);
+  const std::vector<bool> chosen = select_layers(config.fusion->layers, config.model.vit.depth);
+  return static_cast<double>(std::ranges::count(chosen, true));
 }
 
 // What decides the weights of one FFN's experts: a, the logits with moments, the router with moments and its
@@ -98,18 +97,19 @@ double left_in_group(const fs::path& root, const ControlGroups& groups, fs::path
 }  // namespace
 
 StateMemory state_memory(const RunConfig& config) {
-  const double model = config.model.vit.parameter_count(), fused = fused_numbers(config);
+  const ViTConfig& vit = config.model.vit;
+  const double model = vit.parameter_count(), ffns = fused_ffns(config),
+               fused = ffns * FfnConfig{}.stored_numbers(vit.dim, vit.hidden);  // as dense ones
   StateMemory state;
   state.weights = state.gradients = 4.0 * model;
   state.moments = 8.0 * (model - fused);
   if (config.train.ema > 0.0) state.rest += 4.0 * model;
   if (config.train.precision == "bf16" && config.train.device == "cpu") state.rest += 2.0 * model;
-  if (!config.fusion || !config.fusion->materialize) return state;
+  if (ffns == 0.0) return state;
   const auto experts = static_cast<double>(config.fusion->experts);
   state.experts = (4.0 * experts + 8.0 * (config.fusion->shares_moments() ? 1.0 : experts)) * fused;
   if (!config.fusion->from.empty()) state.rest += 4.0 * fused;
-  const auto ffns = std::ranges::count(select_layers(config.fusion->layers, config.model.vit.depth), true);
-  state.rest += static_cast<double>(ffns) * deciding_bytes(*config.fusion, config.model.vit.dim);
+  state.rest += ffns * deciding_bytes(*config.fusion, vit.dim);
   return state;
 }
 
