@@ -45,6 +45,9 @@ struct FileError : Failure {
 struct NonFiniteError : Failure {
   using Failure::Failure;
 };  // too many steps in a row with a non-finite loss or gradient
+struct DistributedError : Failure {
+  using Failure::Failure;
+};  // a collective failed: a rank was lost, or the group could not be made
 struct VerificationError : Failure {
   using Failure::Failure;
 };  // what was written does not read back as it should
