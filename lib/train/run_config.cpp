@@ -129,6 +129,7 @@ RunConfig parse_run(Recipe& recipe) {
   config.train = parse_train(root.child("train"));
   config.optim = AdamWConfig::parse(root.child("optim"));
   config.checkpoint = parse_checkpoint(root.child("checkpoint"));
+  config.dist = DistConfig::parse(root.child("dist"), config.train.global_batch);
   if (config.fusion) check_fusion(root, config);
   const bool fused_recipe = config.fusion.has_value();
   const std::string upcycled_from = config.fusion ? config.fusion->from : "";
@@ -159,17 +160,20 @@ const std::vector<std::string> kMayChange = {"train.epochs",
                                              "checkpoint.keep"};
 
 bool may_change_on_resume(const std::string& key) {
-  return std::find(kMayChange.begin(), kMayChange.end(), key) != kMayChange.end();
+  return key.starts_with("dist.") || std::find(kMayChange.begin(), kMayChange.end(), key) != kMayChange.end();
 }
 
 namespace {
 
-// The lines of a resolved recipe but those of keys that may change. A key's section does not matter: no two
-// sections share such a key with one that may not change.
+// The lines of a resolved recipe but those of keys that may change, all of `dist` among them. A key's section
+// does not matter: no two sections share such a key with one that may not change.
 std::vector<std::string> fixed_lines(const std::string& resolved) {
   std::vector<std::string> lines;
   std::istringstream text(resolved);
+  bool in_dist = false;
   for (std::string line; std::getline(text, line);) {
+    if (!line.starts_with(" ")) in_dist = line.starts_with("dist:");
+    if (in_dist) continue;
     const std::string key = line.substr(0, line.find(':')).substr(line.find_first_not_of(' '));
     const bool free = std::any_of(kMayChange.begin(), kMayChange.end(),
                                   [&](const std::string& name) { return name.ends_with("." + key); });

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "dist/dist_config.h"
 #include "fusion/fusion_config.h"
 #include "models/model.h"
 #include "optim/adamw.h"
@@ -50,12 +51,14 @@ struct RunConfig {
   TrainConfig train;
   AdamWConfig optim;
   CheckpointConfig checkpoint;
+  DistConfig dist;
 };
 
 // Reads every section and checks across them. Throws RecipeError with all problems of the recipe.
 RunConfig parse_run(Recipe& recipe);
 
-// Whether `--resume` may change this key: the length of training, cadences, output, threads.
+// Whether `--resume` may change this key: the length of training, cadences, output, threads, and all
+// of `dist`.
 bool may_change_on_resume(const std::string& key);
 
 // The first line of the resolved recipe `now` that differs from `before` in a key that may not change; "" if

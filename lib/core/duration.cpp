@@ -1,0 +1,23 @@
+#include "core/duration.h"
+
+#include <charconv>
+#include <utility>
+
+namespace exfusion {
+
+std::optional<std::chrono::milliseconds> parse_duration(const std::string& text) {
+  constexpr double kLongest = 1000.0 * 3600e3;
+  double number = 0.0;
+  const auto [rest, error] =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  if (error != std::errc()) return std::nullopt;
+  const std::string unit(rest, text.data() + text.size());
+  for (const auto& [name, milliseconds] : {std::pair{"ms", 1.0}, {"s", 1e3}, {"m", 60e3}, {"h", 3600e3}}) {
+    const double span = number * milliseconds;
+    if (unit == name && span >= 1.0 && span <= kLongest)
+      return std::chrono::milliseconds(static_cast<std::int64_t>(span));
+  }
+  return std::nullopt;
+}
+
+}  // namespace exfusion

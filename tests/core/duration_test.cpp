@@ -1,0 +1,24 @@
+#include "core/duration.h"
+
+#include <gtest/gtest.h>
+
+namespace exfusion {
+namespace {
+
+using std::chrono::milliseconds;
+
+TEST(Duration, ReadsNumbersWithUnits) {
+  EXPECT_EQ(parse_duration("500ms"), milliseconds(500));
+  EXPECT_EQ(parse_duration("6s"), milliseconds(6000));
+  EXPECT_EQ(parse_duration("10m"), milliseconds(600000));
+  EXPECT_EQ(parse_duration("1.5h"), milliseconds(5400000));
+}
+
+TEST(Duration, RefusesEverythingElse) {
+  for (const char* text :
+       {"", "6", "s", "6 s", "-6s", "0s", "0.1ms", "6sec", "1e3s", "nan s", "infs", "1001h", "6s "})
+    EXPECT_EQ(parse_duration(text), std::nullopt) << text;
+}
+
+}  // namespace
+}  // namespace exfusion
