@@ -23,16 +23,14 @@ DistConfig DistConfig::parse(Section section, std::int64_t global_batch) {
   DistConfig config;
   config.backend = section.one_of("backend", config.backend, {"auto", "gloo", "nccl"});
   config.reduction = section.one_of("reduction", config.reduction, {"fast", "deterministic"});
-  if (config.deterministic()) {
-    config.leaf_batch =
-        section.in_range<std::int64_t>("leaf_batch", default_leaf(global_batch), 1, global_batch);
-    if (config.leaf_batch > 0 && global_batch % config.leaf_batch != 0)
-      section.problem("leaf_batch",
-                      fmt::format("dist.leaf_batch is {}, which does not divide train.global_batch {}",
-                                  config.leaf_batch, global_batch));
-  } else {
-    section.without_effect("leaf_batch", "dist.leaf_batch belongs to dist.reduction: deterministic");
-  }
+  config.leaf_batch = section.in_range<std::int64_t>("leaf_batch", 0, 0, 1 << 20);
+  if (!config.deterministic() && config.leaf_batch > 0)
+    section.problem("leaf_batch", "dist.leaf_batch belongs to dist.reduction: deterministic");
+  if (config.deterministic() && config.leaf_batch == 0) config.leaf_batch = default_leaf(global_batch);
+  if (config.leaf_batch > 0 && global_batch % config.leaf_batch != 0)
+    section.problem("leaf_batch",
+                    fmt::format("dist.leaf_batch is {}, which does not divide train.global_batch {}",
+                                config.leaf_batch, global_batch));
   config.shard = section.one_of("shard", config.shard, {"none", "experts", "all"});
   config.threads = section.in_range<std::int64_t>("threads", config.threads, 0, 1024);
   const std::string timeout = section.get<std::string>("timeout", "10m");
