@@ -48,6 +48,9 @@ struct NonFiniteError : Failure {
 struct DistributedError : Failure {
   using Failure::Failure;
 };  // a collective failed: a rank was lost, or the group could not be made
+struct GraphError : Failure {
+  using Failure::Failure;
+};  // a trainable parameter on which the loss does not depend
 struct VerificationError : Failure {
   using Failure::Failure;
 };  // what was written does not read back as it should

@@ -131,32 +131,28 @@ Mix draw_mix(const AugmentConfig& config, CounterRandom random, std::int64_t cou
   return mix;
 }
 
-void mix_images(const Mix& mix, const float* images, std::int64_t channels, std::int64_t height,
-                std::int64_t width, float* mixed) {
+void mix_image(const Mix& mix, const float* image, const float* partner, std::int64_t channels,
+               std::int64_t height, std::int64_t width, float* mixed) {
   const std::int64_t pixels = channels * height * width;
-  const auto own = static_cast<float>(mix.lambda), other = static_cast<float>(1.0 - mix.lambda);
-  for (std::size_t index = 0; index < mix.partner.size(); ++index) {
-    const float* image = images + static_cast<std::int64_t>(index) * pixels;
-    const float* partner = images + mix.partner[index] * pixels;
-    float* out = mixed + static_cast<std::int64_t>(index) * pixels;
-    if (!mix.cutmix) {
-      for (std::int64_t i = 0; i < pixels; ++i) out[i] = own * image[i] + other * partner[i];
-      continue;
-    }
-    std::copy_n(image, pixels, out);
-    for (std::int64_t channel = 0; channel < channels; ++channel) {
-      for (std::int64_t y = mix.box.top; y < mix.box.top + mix.box.height; ++y) {
-        const std::int64_t start = (channel * height + y) * width + mix.box.left;
-        std::copy_n(partner + start, mix.box.width, out + start);
-      }
+  if (!mix.cutmix) {
+    const auto own = static_cast<float>(mix.lambda), other = static_cast<float>(1.0 - mix.lambda);
+    for (std::int64_t i = 0; i < pixels; ++i) mixed[i] = own * image[i] + other * partner[i];
+    return;
+  }
+  std::copy_n(image, pixels, mixed);
+  for (std::int64_t channel = 0; channel < channels; ++channel) {
+    for (std::int64_t y = mix.box.top; y < mix.box.top + mix.box.height; ++y) {
+      const std::int64_t start = (channel * height + y) * width + mix.box.left;
+      std::copy_n(partner + start, mix.box.width, mixed + start);
     }
   }
 }
 
-void write_targets(const Mix& mix, std::span<const std::int64_t> labels, std::int64_t classes,
-                   double smoothing, float* targets) {
+void write_targets(const Mix& mix, std::span<const std::int64_t> labels, std::int64_t first,
+                   std::int64_t count, std::int64_t classes, double smoothing, float* targets) {
   const double off = smoothing / static_cast<double>(classes), hot = 1.0 - smoothing;  // on = off + hot
-  for (std::size_t index = 0; index < labels.size(); ++index, targets += classes) {
+  for (auto index = static_cast<std::size_t>(first); index < static_cast<std::size_t>(first + count);
+       ++index, targets += classes) {
     const std::int64_t label = labels[index];
     const std::int64_t other =
         mix.partner.empty() ? label : labels[static_cast<std::size_t>(mix.partner[index])];

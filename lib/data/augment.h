@@ -57,13 +57,13 @@ Mix draw_mix(const AugmentConfig& config, CounterRandom random, std::int64_t cou
 Rectangle cutmix_box(double lambda, std::int64_t centre_y, std::int64_t centre_x, std::int64_t height,
                      std::int64_t width);
 
-// images [n, channels, height, width] -> mixed, another buffer of that size. `mix.partner` has n entries.
-void mix_images(const Mix& mix, const float* images, std::int64_t channels, std::int64_t height,
-                std::int64_t width, float* mixed);
+// One image [channels, height, width] and its partner's -> mixed, another buffer of that size.
+void mix_image(const Mix& mix, const float* image, const float* partner, std::int64_t channels,
+               std::int64_t height, std::int64_t width, float* mixed);
 
-// Writes targets [labels.size(), classes]: one-hot, smoothed (off: smoothing / classes, on: 1 - smoothing +
-// off), mixed.
-void write_targets(const Mix& mix, std::span<const std::int64_t> labels, std::int64_t classes,
-                   double smoothing, float* targets);
+// The labels of a global batch -> targets [count, classes] of its rows from `first` on: one-hot, smoothed
+// (off: smoothing / classes, on: 1 - smoothing + off), mixed.
+void write_targets(const Mix& mix, std::span<const std::int64_t> labels, std::int64_t first,
+                   std::int64_t count, std::int64_t classes, double smoothing, float* targets);
 
 }  // namespace exfusion

@@ -48,41 +48,79 @@ std::vector<std::int64_t> labels_of(const Dataset& split, const std::vector<std:
   return labels;
 }
 
-// Writes the augmented, not yet mixed images of a batch.
-void write_images(const Dataset& train, const LoaderConfig& config, const Batch& batch, float* out) {
-  const NormalisationTable table = normalisation_table(config.data, train.channels);
-  for (const std::int64_t sample : batch.samples) {
-    const CounterRandom random(config.seed, Draw::augment, static_cast<std::uint32_t>(batch.epoch),
-                               static_cast<std::uint32_t>(sample));
-    write_augmented(train, sample, table,
-                    draw_augmentation(config.data.augment, random, train.height, train.width), out);
-    out += train.channels * train.height * train.width;
+// Writes augmented, not yet mixed images.
+class ImageWriter {
+ public:
+  ImageWriter(const Dataset& train, const LoaderConfig& config, std::int64_t epoch)
+      : train_(train),
+        config_(config),
+        epoch_(static_cast<std::uint32_t>(epoch)),
+        table_(normalisation_table(config.data, train.channels)) {}
+  void write(std::int64_t sample, float* out) const {
+    const CounterRandom random(config_.seed, Draw::augment, epoch_, static_cast<std::uint32_t>(sample));
+    write_augmented(train_, sample, table_,
+                    draw_augmentation(config_.data.augment, random, train_.height, train_.width), out);
+  }
+
+ private:
+  const Dataset& train_;
+  const LoaderConfig& config_;
+  std::uint32_t epoch_;
+  NormalisationTable table_;
+};
+
+// Rows from `first` on of a global batch whose samples are given, mixed with their partners. `unmixed` is a
+// place to work in: memory that is new in each batch costs more than to write it.
+void write_mixed(const Dataset& train, const ImageWriter& writer, const Mix& mix,
+                 const std::vector<std::int64_t>& samples, std::int64_t first, std::int64_t count,
+                 std::vector<float>& unmixed, float* out) {
+  const std::int64_t pixels = train.channels * train.height * train.width;
+  std::vector<std::int64_t> places(samples.size(), -1);  // in `unmixed`, of the images in use
+  std::int64_t used = 0;
+  for (std::int64_t row = first; row < first + count; ++row) {
+    for (const std::int64_t image : {row, mix.partner[static_cast<std::size_t>(row)]}) {
+      std::int64_t& place = places[static_cast<std::size_t>(image)];
+      if (place < 0) place = used++;
+    }
+  }
+  unmixed.resize(static_cast<std::size_t>(used * pixels));
+  for (std::size_t image = 0; image < samples.size(); ++image) {
+    if (places[image] >= 0) writer.write(samples[image], unmixed.data() + places[image] * pixels);
+  }
+  for (auto row = static_cast<std::size_t>(first); row < static_cast<std::size_t>(first + count); ++row) {
+    const auto partner = static_cast<std::size_t>(mix.partner[row]);
+    mix_image(mix, unmixed.data() + places[row] * pixels, unmixed.data() + places[partner] * pixels,
+              train.channels, train.height, train.width, out);
+    out += pixels;
   }
 }
 
-// As make_batch, given the permutation of the step's epoch. `unmixed` is a place to work in: memory that is
-// new in each batch costs more than to write it.
+// As make_batch, given the permutation of the step's epoch.
 Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std::int64_t step,
                           const Order& order, std::vector<float>& unmixed) {
   const std::int64_t steps = steps_per_epoch(train, config.global_batch),
-                     start = step % steps * config.global_batch;
-  const auto first = order.begin() + start;
-  Batch batch = empty_batch(train, config.classes, {first, first + config.global_batch}, config.pinned);
+                     start = step % steps * config.global_batch,
+                     count = config.count > 0 ? config.count : config.global_batch;
+  const auto first = order.begin() + start, rows = first + config.first;
+  Batch batch = empty_batch(train, config.classes, {rows, rows + count}, config.pinned);
   batch.step = step;
   batch.epoch = step / steps;
 
+  const std::vector<std::int64_t> samples(first, first + config.global_batch);
   const AugmentConfig& augment = config.data.augment;
   const CounterRandom random(config.seed, Draw::mix, 0, static_cast<std::uint32_t>(step));
   const Mix mix = draw_mix(augment, random, config.global_batch, train.height, train.width);
+  const ImageWriter writer(train, config, batch.epoch);
+  auto* images = batch.images.data_ptr<float>();
   if (mix.partner.empty()) {
-    write_images(train, config, batch, batch.images.data_ptr<float>());
+    for (const std::int64_t sample : batch.samples) {
+      writer.write(sample, images);
+      images += train.channels * train.height * train.width;
+    }
   } else {
-    unmixed.resize(static_cast<std::size_t>(batch.images.numel()));
-    write_images(train, config, batch, unmixed.data());
-    mix_images(mix, unmixed.data(), train.channels, train.height, train.width,
-               batch.images.data_ptr<float>());
+    write_mixed(train, writer, mix, samples, config.first, count, unmixed, images);
   }
-  write_targets(mix, labels_of(train, batch.samples), config.classes, augment.smoothing,
+  write_targets(mix, labels_of(train, samples), config.first, count, config.classes, augment.smoothing,
                 batch.targets.data_ptr<float>());
   return batch;
 }
@@ -246,7 +284,7 @@ Batch evaluation_batch(const Dataset& split, const DataConfig& config, std::int6
     write_augmented(split, sample, table, {}, out);
     out += split.channels * split.height * split.width;
   }
-  write_targets({}, labels_of(split, batch.samples), classes, 0.0, batch.targets.data_ptr<float>());
+  write_targets({}, labels_of(split, batch.samples), 0, count, classes, 0.0, batch.targets.data_ptr<float>());
   return batch;
 }
 

@@ -30,14 +30,17 @@ struct LoaderConfig {
   std::uint64_t seed = 0;
   std::int64_t global_batch = 0, classes = 0;
   bool pinned = false;  // batches in page-locked memory: a GPU reads them while the CPU goes on
+  // The rows of the global batch that are made, as many as from `first` on; 0: all of them. Of the rest only
+  // the images are read that mixup or cutmix mixes into these.
+  std::int64_t first = 0, count = 0;
 };
 
 // Images and targets on `device`; from pinned memory the copy runs beside what the host does next. A batch
 // that is there already comes back as it is.
 Batch to_device(Batch batch, c10::Device device);
 
-// The global batch of step `step` (from 0); a pure function. Draws the whole epoch's permutation: for many
-// steps, a Loader. Throws as steps_per_epoch.
+// Rows of the global batch of step `step` (from 0); a pure function. Draws the whole epoch's permutation: for
+// many steps, a Loader. Throws as steps_per_epoch.
 Batch make_batch(const Dataset& train, const LoaderConfig& config, std::int64_t step);
 
 class Loader {

@@ -188,20 +188,18 @@ TEST(Mix, CutmixBoxesAreTimms) {
 }
 
 TEST(Mix, ImagesMixAsComputedByHand) {
-  const std::vector<float> images = {1, 2, 3, 4, 10, 20, 30, 40};  // [2, 1, 2, 2]
-  std::vector<float> mixed(8);
-  Mix mix{false, 0.75, {}, {1, 0}};
-  mix_images(mix, images.data(), 1, 2, 2, mixed.data());
-  EXPECT_EQ(mixed, (std::vector<float>{3.25, 6.5, 9.75, 13, 7.75, 15.5, 23.25, 31}));
-  mix = {true, 0.5, {0, 1, 2, 1}, {1, 0}};
-  mix_images(mix, images.data(), 1, 2, 2, mixed.data());
-  EXPECT_EQ(mixed, (std::vector<float>{1, 20, 3, 40, 10, 2, 30, 4}));
+  const std::vector<float> image = {1, 2, 3, 4}, partner = {10, 20, 30, 40};  // [1, 2, 2]
+  std::vector<float> mixed(4);
+  mix_image({false, 0.75, {}, {}}, image.data(), partner.data(), 1, 2, 2, mixed.data());
+  EXPECT_EQ(mixed, (std::vector<float>{3.25, 6.5, 9.75, 13}));
+  mix_image({true, 0.5, {0, 1, 2, 1}, {}}, image.data(), partner.data(), 1, 2, 2, mixed.data());
+  EXPECT_EQ(mixed, (std::vector<float>{1, 20, 3, 40}));
 }
 
 TEST(Mix, TargetsMixAsComputedByHand) {
   const std::vector<std::int64_t> labels = {0, 2, 2};
   std::vector<float> targets(12);
-  write_targets({false, 0.75, {}, {1, 2, 0}}, labels, 4, 0.1, targets.data());
+  write_targets({false, 0.75, {}, {1, 2, 0}}, labels, 0, 3, 4, 0.1, targets.data());
   // Smoothing 0.1 over 4 classes: off 0.025, on 0.925.
   const std::vector<double> by_hand = {0.75 * 0.925 + 0.25 * 0.025,
                                        0.025,

@@ -161,6 +161,25 @@ TEST(Batch, ASamplesImageDependsOnSeedEpochAndSampleOnly) {
   }
 }
 
+TEST(Batch, RowsOfAGlobalBatchAreThoseOfTheWhole) {
+  LoaderConfig config = loader_config();
+  config.data.augment.mixup = config.data.augment.cutmix = 0.5;
+  const auto train = train_split(config);
+  for (std::int64_t step = 0; step < 6; ++step) {  // steps of mixup and of cutmix
+    config.first = config.count = 0;
+    const Batch whole = make_batch(*train, config, step);
+    for (const auto [first, count] : {std::pair{0, 3}, {3, 1}, {4, 4}}) {
+      config.first = first;
+      config.count = count;
+      const Batch rows = make_batch(*train, config, step);
+      EXPECT_TRUE(at::equal(rows.images, whole.images.narrow(0, first, count)));
+      EXPECT_TRUE(at::equal(rows.targets, whole.targets.narrow(0, first, count)));
+      EXPECT_TRUE(std::equal(rows.samples.begin(), rows.samples.end(), whole.samples.begin() + first));
+      EXPECT_EQ(rows.epoch, whole.epoch);
+    }
+  }
+}
+
 TEST(Batch, NewEpochsAugmentAnewAndSeedsDiffer) {
   LoaderConfig config = loader_config();
   config.global_batch = 50;
