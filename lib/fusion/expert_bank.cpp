@@ -22,12 +22,25 @@ struct Slices {
   Slices(const at::Tensor& stacked, std::int64_t size)
       : count(static_cast<std::size_t>(stacked.numel() / size)) {
     auto* data = stacked.mutable_data_ptr<float>();
-    for (std::size_t k = 0; k < count; ++k) pointers[k] = data + static_cast<std::int64_t>(k) * size;
+    const std::int64_t stride = count > 1 ? stacked.stride(0) : size;
+    for (std::size_t k = 0; k < count; ++k) pointers[k] = data + static_cast<std::int64_t>(k) * stride;
   }
   operator std::span<float* const>() const { return {pointers.data(), count}; }
   std::size_t count;
   std::array<float*, kMaxExperts> pointers;
 };
+
+// [n, …] of zeros in which every expert begins on a cache line, as the flat buffers' tensors do: where the
+// size of an expert is odd, [n, …] is not contiguous.
+at::Tensor zeros_for_experts(std::int64_t n, at::IntArrayRef shape, c10::Device device) {
+  constexpr std::int64_t kLine = 16;
+  const std::int64_t size = c10::multiply_integers(shape);
+  std::vector<std::int64_t> stacked = shape.vec();
+  stacked.insert(stacked.begin(), n);
+  return zeros_in_large_pages({n, (size + kLine - 1) / kLine * kLine}, device)
+      .narrow(1, 0, size)
+      .view(stacked);
+}
 
 }  // namespace
 
@@ -50,12 +63,13 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   for (std::size_t t = 0; t < 4; ++t) {
     const at::Tensor parameter = parameters_.slots().at(first_slot_ + t).parameter.detach();
     dense[t] = parameter.cpu();
-    std::vector<std::int64_t> shape = dense[t].sizes().vec();
-    shape.insert(shape.begin(), n);
-    experts_[t] = zeros_in_large_pages(shape, parameter.device());
-    const at::IntArrayRef moments = config_.shares_moments() ? dense[t].sizes() : at::IntArrayRef(shape);
-    exp_avg_[t] = zeros_in_large_pages(moments, parameter.device());
-    exp_avg_sq_[t] = zeros_in_large_pages(moments, parameter.device());
+    const auto zeros = [&](bool stacked) {
+      return stacked ? zeros_for_experts(n, dense[t].sizes(), parameter.device())
+                     : zeros_in_large_pages(dense[t].sizes(), parameter.device());
+    };
+    experts_[t] = zeros(true);
+    exp_avg_[t] = zeros(!config_.shares_moments());
+    exp_avg_sq_[t] = zeros(!config_.shares_moments());
     if (!config_.from.empty()) start_[t] = parameter.clone();
   }
   if (config_.weights == "learned") {

@@ -9,9 +9,8 @@
 namespace exfusion {
 namespace {
 
-// Elements of a block: its G and fused weights (32 KB in float) stay in the cache while the experts pass by.
-constexpr std::int64_t kBlock = kReductionBlock;
 constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
+constexpr std::int64_t kAhead = 2048;              // bytes: what is fetched before the processor asks for it
 
 // One expert's part of a block.
 template <class T>
@@ -19,27 +18,48 @@ struct ExpertBlock {
   T *w, *m, *v;
 };
 
-// Expert by expert what fused_element does element by element: same operations, same order. Meanwhile `next`,
-// the block that comes after this one, is fetched if it lies elsewhere: at each jump the hardware's own
-// prefetching starts anew.
+// Expert by expert what fused_element does element by element: same operations, same order. `fused` becomes
+// `sum`, which may be the same array, plus this expert's part; `lanes`, if given, what inner_products wants
+// of the block. Meanwhile the arrays are fetched up to kAhead, over the end into `next`, what comes after
+// this block: at each jump from one expert to another the hardware's own prefetching starts anew.
 template <class T>
-inline void update_expert(std::int64_t n, T* __restrict fused, const T* __restrict g,
+inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __restrict g,
                           const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
-                          const AdamWScalars<T>& scalars) {
-  constexpr std::int64_t kLine = 64 / sizeof(T);
+                          const AdamWScalars<T>& scalars, double* __restrict lanes) {
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
   T* __restrict w = block.w, * __restrict m = block.m, * __restrict v = block.v;
-  const auto update = [&](std::int64_t i) {
-    adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
-    fused[i] += a_next * w[i];
-  };
-  const std::int64_t lines = next.w == w + n ? 0 : n / kLine;
+  double products[kReductionLanes] = {};
   std::int64_t i = 0;
-  for (; i < lines * kLine; i += kLine) {
-    for (const T* array : {next.w, next.m, next.v}) __builtin_prefetch(array + i, 1, 2);
-    for (std::int64_t j = i; j < i + kLine; ++j) update(j);
+  for (; i + kReductionGroup <= n; i += kReductionGroup) {
+    const std::int64_t ahead = i + kAhead / kBytes;
+    const ExpertBlock<T> fetched =
+        ahead < n ? ExpertBlock<T>{w + ahead, m + ahead, v + ahead}
+                  : ExpertBlock<T>{next.w + (ahead - n), next.m + (ahead - n), next.v + (ahead - n)};
+    for (std::int64_t j = 0; j < kReductionGroup; j += 64 / kBytes) {
+      __builtin_prefetch(fetched.w + j);
+      __builtin_prefetch(fetched.m + j);
+      __builtin_prefetch(fetched.v + j);
+      if (sum != fused) {
+        __builtin_prefetch(g + ahead + j);
+        __builtin_prefetch(fused + ahead + j);
+      }
+    }
+    if (lanes) {
+      for (std::int64_t j = 0; j < kReductionLanes; ++j) products[j] += lane_product(g + i + j, w + i + j);
+    }
+#pragma GCC ivdep
+    for (std::int64_t j = i; j < i + kReductionGroup; ++j) {
+      adamw_element(w[j], m[j], v[j], a * (scale * g[j]), s);
+      fused[j] = sum[j] + a_next * w[j];
+    }
   }
-  for (; i < n; ++i) update(i);
+  for (; i < n; ++i) {
+    products[i % kReductionLanes] += static_cast<double>(g[i]) * static_cast<double>(w[i]);
+    adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
+    fused[i] = sum[i] + a_next * w[i];
+  }
+  if (lanes) std::copy_n(products, kReductionLanes, lanes);
 }
 
 // The two halves of fused_shared_element: the moments, then expert by expert.
@@ -66,17 +86,17 @@ inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict 
 }
 
 EXFUSION_INSTRUCTION_SETS
-void update_block(std::int64_t n, float* fused, const float* g, const ExpertBlock<float>& block,
-                  const ExpertBlock<float>& next, float scale, float a, float a_next,
-                  const AdamWScalars<float>& scalars) {
-  update_expert(n, fused, g, block, next, scale, a, a_next, scalars);
+void update_block(std::int64_t n, float* fused, const float* sum, const float* g,
+                  const ExpertBlock<float>& block, const ExpertBlock<float>& next, float scale, float a,
+                  float a_next, const AdamWScalars<float>& scalars, double* lanes) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes);
 }
 
 EXFUSION_INSTRUCTION_SETS
-void update_block(std::int64_t n, double* fused, const double* g, const ExpertBlock<double>& block,
-                  const ExpertBlock<double>& next, double scale, double a, double a_next,
-                  const AdamWScalars<double>& scalars) {
-  update_expert(n, fused, g, block, next, scale, a, a_next, scalars);
+void update_block(std::int64_t n, double* fused, const double* sum, const double* g,
+                  const ExpertBlock<double>& block, const ExpertBlock<double>& next, double scale, double a,
+                  double a_next, const AdamWScalars<double>& scalars, double* lanes) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes);
 }
 
 EXFUSION_INSTRUCTION_SETS
@@ -118,24 +138,39 @@ ExpertBlock<T> block_of(const ExpertTensors<T>& tensors, std::size_t k, std::int
   return {tensors.w[k] + begin, tensors.m[k] + begin, tensors.v[k] + begin};
 }
 
-// Expert k of the block that begins at element `begin`, each expert with its moments.
+template <class T>
+constexpr T kZeros[kReductionBlock] = {};
+
+// Expert k of the run of n elements that begins at `begin`, each expert with its moments. `sums` as in
+// fused_update.
 template <class T>
 void update_own(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k, T scale,
-                T a, T a_next, const AdamWScalars<T>& scalars) {
-  const std::int64_t after = std::min(begin + kBlock, tensors.size - n);  // inside the array
-  const bool last = k + 1 == tensors.w.size();
-  const ExpertBlock<T> next = last ? block_of(tensors, 0, after) : block_of(tensors, k + 1, begin);
-  update_block(n, tensors.fused + begin, tensors.gradient + begin, block_of(tensors, k, begin), next, scale,
-               a, a_next, scalars);
+                T a, T a_next, const AdamWScalars<T>& scalars, double* sums) {
+  for (std::int64_t i = begin; i < begin + n; i += kReductionBlock) {
+    const std::int64_t size = std::min(kReductionBlock, begin + n - i), after = i + size;
+    // In the order of the walk; at its end one past the array, which does not matter.
+    const ExpertBlock<T> next = after < begin + n          ? block_of(tensors, k, after)
+                                : k + 1 < tensors.w.size() ? block_of(tensors, k + 1, begin)
+                                                           : block_of(tensors, 0, after);
+    double lanes[kReductionLanes];
+    update_block(size, tensors.fused + i, k == 0 ? kZeros<T> : tensors.fused + i, tensors.gradient + i,
+                 block_of(tensors, k, i), next, scale, a, a_next, scalars, sums ? lanes : nullptr);
+    if (sums) sums[i / kReductionBlock] = sum_blocks(lanes, kReductionLanes);
+  }
 }
 
-// The same with shared moments; `root` [n] is written at k = 0.
+// The same for a block, with shared moments; `root` [n] is written at k = 0.
 template <class T>
 void update_sharing(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k,
-                    T scale, T a, T a_next, const AdamWScalars<T>& scalars, T* root) {
-  T* m = tensors.m[0] + begin;
-  if (k == 0) moments_block(n, tensors.gradient + begin, m, tensors.v[0] + begin, root, scale, scalars);
-  sharing_block(n, tensors.fused + begin, tensors.w[k] + begin, m, root, a, a_next, scalars);
+                    T scale, T a, T a_next, const AdamWScalars<T>& scalars, T* root, double* sums) {
+  T *m = tensors.m[0] + begin, *fused = tensors.fused + begin;
+  const T* g = tensors.gradient + begin;
+  if (k == 0) {
+    std::fill_n(fused, n, T(0));
+    moments_block(n, g, m, tensors.v[0] + begin, root, scale, scalars);
+  }
+  if (sums) sums[begin / kReductionBlock] = block_product(n, g, tensors.w[k] + begin);
+  sharing_block(n, fused, tensors.w[k] + begin, m, root, a, a_next, scalars);
 }
 
 }  // namespace
@@ -145,35 +180,32 @@ void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::sp
                   const AdamWScalars<T>& scalars, std::span<double> products) {
   const std::int64_t blocks = (tensors.size + kReductionBlock - 1) / kReductionBlock;
   const bool shared = tensors.m.size() < tensors.w.size();
-  // [N, blocks]
-  const std::span<double> sums = block_sums(products.size() * static_cast<std::size_t>(blocks));
+  const std::int64_t run = shared ? kReductionBlock : run_length(tensors.size);
+  // [N, blocks]: of each expert the sums over the blocks
+  double* sums = block_sums(products.size() * static_cast<std::size_t>(blocks)).data();
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
-  for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
-    const std::int64_t n = std::min(kBlock, tensors.size - i);
-    T root[kBlock];
-    std::fill_n(tensors.fused + i, n, T(0));
+  for (std::int64_t i = 0; i < tensors.size; i += run) {
+    const std::int64_t n = std::min(run, tensors.size - i);
+    T root[kReductionBlock];
     for (std::size_t k = 0; k < a.size(); ++k) {
-      if (!products.empty()) {
-        sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>(i / kBlock)] =
-            block_product(n, tensors.gradient + i, tensors.w[k] + i);
-      }
+      double* own = products.empty() ? nullptr : sums + static_cast<std::int64_t>(k) * blocks;
       if (shared) {
-        update_sharing(tensors, i, n, k, scale, a[k], a_next[k], scalars, root);
+        update_sharing(tensors, i, n, k, scale, a[k], a_next[k], scalars, root, own);
       } else {
-        update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars);
+        update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars, own);
       }
     }
     if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
   for (std::size_t k = 0; k < products.size(); ++k)
-    products[k] = blocks > 0 ? sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks) : 0.0;
+    products[k] = blocks > 0 ? sum_blocks(sums + static_cast<std::int64_t>(k) * blocks, blocks) : 0.0;
 }
 
 template <class T>
 void fuse_experts(const ExpertTensors<T>& tensors, std::span<const T> a) {
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
-  for (std::int64_t i = 0; i < tensors.size; i += kBlock) {
-    const std::int64_t n = std::min(kBlock, tensors.size - i);
+  for (std::int64_t i = 0; i < tensors.size; i += kReductionBlock) {
+    const std::int64_t n = std::min(kReductionBlock, tensors.size - i);
     std::fill_n(tensors.fused + i, n, T(0));
     for (std::size_t k = 0; k < a.size(); ++k) add_block(n, tensors.fused + i, tensors.w[k] + i, a[k]);
     if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);

@@ -11,6 +11,23 @@
 #include "optim/reduction.h"
 
 namespace exfusion {
+namespace {
+
+// On a CUDA device; n >= 1.
+void products_cuda(c10::Device device, const float* g, std::span<const float* const> w, std::int64_t n,
+                   bool in_double, std::span<double> result) {
+  const c10::DeviceGuard guard(device);
+  const auto vectors = static_cast<std::int64_t>(w.size()),
+             blocks = (n + kReductionBlock - 1) / kReductionBlock;
+  const at::Tensor memory =
+      at::empty({vectors * blocks + vectors}, at::TensorOptions(device).dtype(at::kDouble));
+  auto* sums = memory.mutable_data_ptr<double>();
+  inner_products_cuda(g, w, n, in_double, sums, sums + vectors * blocks, current_stream(device));
+  const at::Tensor found = memory.narrow(0, vectors * blocks, vectors).cpu();
+  std::copy_n(found.const_data_ptr<double>(), vectors, result.begin());
+}
+
+}  // namespace
 
 // Through the interface that libtorch has for every kind of device: no CUDA header is needed.
 void* current_stream(c10::Device device) {
@@ -28,20 +45,13 @@ void adamw_update_on(c10::Device device, std::int64_t n, float* w, float* m, flo
 void inner_products_on(c10::Device device, const float* g, std::span<const float* const> w, std::int64_t n,
                        std::span<double> result) {
   if (!device.is_cuda() || n == 0) return inner_products(g, w, n, result);
-  const c10::DeviceGuard guard(device);
-  const auto vectors = static_cast<std::int64_t>(w.size()),
-             blocks = (n + kReductionBlock - 1) / kReductionBlock;
-  const at::Tensor memory =
-      at::empty({vectors * blocks + vectors}, at::TensorOptions(device).dtype(at::kDouble));
-  auto* sums = memory.mutable_data_ptr<double>();
-  inner_products_cuda(g, w, n, sums, sums + vectors * blocks, current_stream(device));
-  const at::Tensor found = memory.narrow(0, vectors * blocks, vectors).cpu();
-  std::copy_n(found.const_data_ptr<double>(), vectors, result.begin());
+  products_cuda(device, g, w, n, false, result);
 }
 
 double sum_of_squares_on(c10::Device device, const float* x, std::int64_t n) {
+  if (!device.is_cuda() || n == 0) return sum_of_squares(x, n);
   double result = 0.0;
-  inner_products_on(device, x, std::span(&x, 1), n, std::span(&result, 1));
+  products_cuda(device, x, std::span(&x, 1), n, true, std::span(&result, 1));
   return result;
 }
 

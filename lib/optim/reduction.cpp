@@ -21,30 +21,61 @@ double tree_sum(double* x, std::int64_t n) {
   return x[0];
 }
 
+constexpr std::int64_t kAhead = 2048;  // bytes: what is fetched before the processor asks for it
+
 // Products of floats are exact in double, so even a contracted sum would have the same bits.
 template <class T>
-inline void add_products(std::int64_t n, const T* __restrict x, const T* __restrict y,
-                         double* __restrict lanes) {
+inline void add_squares(std::int64_t n, const T* __restrict x, double* __restrict lanes) {
   double sums[kReductionLanes] = {};
   std::int64_t i = 0;
   for (; i + kReductionLanes <= n; i += kReductionLanes) {
     for (std::int64_t j = 0; j < kReductionLanes; ++j) {
-      sums[j] += static_cast<double>(x[i + j]) * static_cast<double>(y[i + j]);
+      const auto value = static_cast<double>(x[i + j]);
+      sums[j] += value * value;
     }
   }
   for (std::int64_t j = 0; i + j < n; ++j)
-    sums[j] += static_cast<double>(x[i + j]) * static_cast<double>(y[i + j]);
+    sums[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
+  for (std::int64_t j = 0; j < kReductionLanes; ++j) lanes[j] = sums[j];
+}
+
+template <class T>
+inline void add_products(std::int64_t n, const T* __restrict x, const T* __restrict y,
+                         double* __restrict lanes) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  double sums[kReductionLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kReductionGroup <= n; i += kReductionGroup) {
+    for (std::int64_t j = 0; j < kReductionGroup; j += kLine)
+      __builtin_prefetch(y + i + j + kAhead / static_cast<std::int64_t>(sizeof(T)));
+    for (std::int64_t j = 0; j < kReductionLanes; ++j) sums[j] += lane_product(x + i + j, y + i + j);
+  }
+  for (; i < n; ++i) sums[i % kReductionLanes] += static_cast<double>(x[i]) * static_cast<double>(y[i]);
   for (std::int64_t j = 0; j < kReductionLanes; ++j) lanes[j] = sums[j];
 }
 
 EXFUSION_INSTRUCTION_SETS
-void block_lanes(std::int64_t n, const float* x, const float* y, double* lanes) {
+void square_lanes(std::int64_t n, const float* x, double* lanes) {
+  add_squares(n, x, lanes);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void square_lanes(std::int64_t n, const double* x, double* lanes) {
+  add_squares(n, x, lanes);
+}
+
+EXFUSION_INSTRUCTION_SETS
+void product_lanes(std::int64_t n, const float* x, const float* y, double* lanes) {
   add_products(n, x, y, lanes);
 }
 
 EXFUSION_INSTRUCTION_SETS
-void block_lanes(std::int64_t n, const double* x, const double* y, double* lanes) {
+void product_lanes(std::int64_t n, const double* x, const double* y, double* lanes) {
   add_products(n, x, y, lanes);
+}
+
+constexpr std::int64_t block_count(std::int64_t n) {
+  return (n + kReductionBlock - 1) / kReductionBlock;
 }
 
 }  // namespace
@@ -52,7 +83,7 @@ void block_lanes(std::int64_t n, const double* x, const double* y, double* lanes
 template <class T>
 double block_product(std::int64_t n, const T* x, const T* y) {
   double lanes[kReductionLanes];
-  block_lanes(n, x, y, lanes);
+  product_lanes(n, x, y, lanes);
   return tree_sum(lanes, kReductionLanes);
 }
 
@@ -68,29 +99,33 @@ std::span<double> block_sums(std::size_t n) {
 
 template <class T>
 void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std::span<double> result) {
-  const std::int64_t blocks = (n + kReductionBlock - 1) / kReductionBlock;
-  if (blocks == 0) {
-    std::fill(result.begin(), result.end(), 0.0);
-    return;
-  }
-  const std::span<double> sums = block_sums(w.size() * static_cast<std::size_t>(blocks));  // [w, blocks]
+  const auto blocks = static_cast<std::size_t>(block_count(n));
+  const std::int64_t run = run_length(n);
+  const std::span<double> sums = block_sums(w.size() * blocks);  // [w, blocks]
 #pragma omp parallel for schedule(static) if (n >= kParallelElements)
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const std::int64_t begin = b * kReductionBlock, size = std::min(kReductionBlock, n - begin);
+  for (std::int64_t begin = 0; begin < n; begin += run) {
     for (std::size_t k = 0; k < w.size(); ++k) {
-      sums[k * static_cast<std::size_t>(blocks) + static_cast<std::size_t>(b)] =
-          block_product(size, g + begin, w[k] + begin);
+      for (std::int64_t i = begin; i < std::min(begin + run, n); i += kReductionBlock) {
+        sums[k * blocks + static_cast<std::size_t>(i / kReductionBlock)] =
+            block_product(std::min(kReductionBlock, n - i), g + i, w[k] + i);
+      }
     }
   }
   for (std::size_t k = 0; k < w.size(); ++k)
-    result[k] = sum_blocks(&sums[k * static_cast<std::size_t>(blocks)], blocks);
+    result[k] = blocks > 0 ? sum_blocks(&sums[k * blocks], block_count(n)) : 0.0;
 }
 
 template <class T>
 double sum_of_squares(const T* x, std::int64_t n) {
-  double result = 0.0;
-  inner_products<T>(x, std::span(&x, 1), n, std::span(&result, 1));
-  return result;
+  if (n == 0) return 0.0;
+  const std::span<double> sums = block_sums(static_cast<std::size_t>(block_count(n)));
+#pragma omp parallel for schedule(static) if (n >= kParallelElements)
+  for (std::int64_t i = 0; i < n; i += kReductionBlock) {
+    double lanes[kReductionLanes];
+    square_lanes(std::min(kReductionBlock, n - i), x + i, lanes);
+    sums[static_cast<std::size_t>(i / kReductionBlock)] = tree_sum(lanes, kReductionLanes);
+  }
+  return tree_sum(sums.data(), block_count(n));
 }
 
 template double block_product(std::int64_t, const float*, const float*);

@@ -34,9 +34,9 @@ __global__ void __launch_bounds__(kBlockThreads) tree_kernel(double* sums, std::
 
 }  // namespace
 
-void inner_products_cuda(const float* g, std::span<const float* const> w, std::int64_t n, double* sums,
-                         double* result, void* stream) {
-  BlockProducts products{g, {}, n, static_cast<std::int64_t>(w.size()), sums};
+void inner_products_cuda(const float* g, std::span<const float* const> w, std::int64_t n, bool in_double,
+                         double* sums, double* result, void* stream) {
+  BlockProducts products{g, {}, n, static_cast<std::int64_t>(w.size()), sums, in_double};
   std::copy(w.begin(), w.end(), products.w);
   const auto on = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(grid_blocks(products.items() * kReductionLanes));

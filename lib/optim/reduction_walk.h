@@ -17,6 +17,7 @@ struct BlockProducts {
   const float* w[kMaxProducts];
   std::int64_t n, vectors;
   double* sums;
+  bool in_double;  // each product, as sum_of_squares wants it
 
   EXFUSION_HOST_DEVICE std::int64_t blocks() const { return (n + kReductionBlock - 1) / kReductionBlock; }
   EXFUSION_HOST_DEVICE std::int64_t items() const { return vectors * blocks(); }
@@ -25,8 +26,11 @@ struct BlockProducts {
     const std::int64_t end = n - begin < kReductionBlock ? n : begin + kReductionBlock;
     const float* x = w[item / blocks()];
     double sum = 0.0;
-    for (std::int64_t i = begin + lane; i < end; i += kReductionLanes)
-      sum += static_cast<double>(g[i]) * static_cast<double>(x[i]);
+    std::int64_t i = begin + lane;
+    if (!in_double) {
+      for (; i - lane + kReductionGroup <= end; i += kReductionGroup) sum += lane_product(g + i, x + i);
+    }
+    for (; i < end; i += kReductionLanes) sum += static_cast<double>(g[i]) * static_cast<double>(x[i]);
     return sum;
   }
 };

@@ -12,7 +12,8 @@ void adamw_update_cuda(std::int64_t, float*, float*, float*, const float*, float
   throw Failure("adamw_update: this build has no CUDA");
 }
 
-void inner_products_cuda(const float*, std::span<const float* const>, std::int64_t, double*, double*, void*) {
+void inner_products_cuda(const float*, std::span<const float* const>, std::int64_t, bool, double*, double*,
+                         void*) {
   throw Failure("inner_products: this build has no CUDA");
 }
 

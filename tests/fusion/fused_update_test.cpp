@@ -68,7 +68,7 @@ TEST(FusedUpdate, HasTheSameBitsForAnyNumberOfThreads) {
 }
 
 TEST(FusedUpdate, GivesThePricesOfTheExpertsBeforeTheUpdate) {
-  for (const std::int64_t size : {1, 4095, 8193, 40000}) {
+  for (const std::int64_t size : {1, 129, 4095, 8193, 40'000, 300'001}) {
     Experts<float> experts(3, size, 4), same(3, size, 4);
     const at::Tensor g = normal_numbers({size}, 5);
     const std::vector<float*> w = Experts<float>::rows(experts.w), m = Experts<float>::rows(experts.m),

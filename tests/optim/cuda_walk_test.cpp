@@ -55,9 +55,10 @@ TEST(CudaWalk, OfAdamWHasTheBitsOfTheCpuKernel) {
 }
 
 // What reduction.cu does with shuffles and barriers, in loops.
-std::vector<double> played_products(const std::vector<float>& g, const std::vector<const float*>& w) {
+std::vector<double> played_products(const std::vector<float>& g, const std::vector<const float*>& w,
+                                    bool in_double) {
   BlockProducts products{
-      g.data(), {}, static_cast<std::int64_t>(g.size()), static_cast<std::int64_t>(w.size()), {}};
+      g.data(), {}, static_cast<std::int64_t>(g.size()), static_cast<std::int64_t>(w.size()), {}, in_double};
   std::copy(w.begin(), w.end(), products.w);
   const std::int64_t blocks = products.blocks();
   std::vector<double> sums(static_cast<std::size_t>(products.items()));
@@ -83,13 +84,14 @@ std::vector<double> played_products(const std::vector<float>& g, const std::vect
   return result;
 }
 
-TEST(CudaWalk, OfInnerProductsHasTheBitsOfTheCpuKernel) {
-  for (const std::int64_t n : {1, 15, 17, 4095, 4096, 4097, 12'289, 2'000'003}) {
+TEST(CudaWalk, OfReductionsHasTheBitsOfTheCpuKernel) {
+  for (const std::int64_t n : {1, 15, 17, 127, 129, 300, 4095, 4096, 4097, 12'289, 2'000'003}) {
     const std::vector<float> g = numbers(n, 1), x = numbers(n, 2), y = numbers(n, 3);
     const std::vector<const float*> w = {x.data(), y.data(), g.data()};
     std::vector<double> expected(w.size());
     inner_products<float>(g.data(), w, n, expected);
-    EXPECT_EQ(played_products(g, w), expected) << n;
+    EXPECT_EQ(played_products(g, w, false), expected) << n;
+    EXPECT_EQ(played_products(g, {g.data()}, true)[0], sum_of_squares(g.data(), n)) << n;
   }
 }
 
