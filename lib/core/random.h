@@ -23,7 +23,7 @@ enum class Draw : std::uint32_t {
   router_init = 9,          // sample: index of the FFN
   weight_noise = 10,        // (step, ffn): noise on the weights of the experts
   resampling = 11,          // (kind, resample): bootstrap and permutation draws of a comparison
-  token_partition = 12,     // (step, micro-batch, block): which expert each token goes to
+  token_partition = 12,     // (step, 0, block): which expert each token goes to
   expert_drop = 13,         // epoch: expert, sample: index of the FFN: which hidden units drop re-draws
   expert_redraw = 14,       // epoch: expert, sample: index of the tensor: what it draws for them
   expert_permutation = 15,  // epoch: expert, sample: index of the FFN: order of its hidden units

@@ -104,6 +104,8 @@ Batch make_batch_in_order(const Dataset& train, const LoaderConfig& config, std:
   const auto first = order.begin() + start, rows = first + config.first;
   Batch batch = empty_batch(train, config.classes, {rows, rows + count}, config.pinned);
   batch.step = step;
+  batch.first = config.first;
+  batch.all = config.global_batch;
   batch.epoch = step / steps;
 
   const std::vector<std::int64_t> samples(first, first + config.global_batch);
@@ -284,6 +286,7 @@ Batch evaluation_batch(const Dataset& split, const DataConfig& config, std::int6
     write_augmented(split, sample, table, {}, out);
     out += split.channels * split.height * split.width;
   }
+  batch.all = count;
   write_targets({}, labels_of(split, batch.samples), 0, count, classes, 0.0, batch.targets.data_ptr<float>());
   return batch;
 }

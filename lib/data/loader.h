@@ -14,8 +14,9 @@ namespace exfusion {
 
 struct Batch {
   std::int64_t step = 0, epoch = 0;
-  at::Tensor images;   // [n, channels, height, width] fp32, normalised, augmented, mixed
-  at::Tensor targets;  // [n, classes] fp32, each row sums to 1
+  std::int64_t first = 0, all = 0;  // these are rows from `first` on of a global batch of `all`
+  at::Tensor images;                // [n, channels, height, width] fp32, normalised, augmented, mixed
+  at::Tensor targets;               // [n, classes] fp32, each row sums to 1
   std::vector<std::int64_t>
       samples;  // [n] indices in the training set: with (seed, epoch) the key of drop path
 };

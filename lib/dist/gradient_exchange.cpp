@@ -206,9 +206,16 @@ std::pair<std::int64_t, std::int64_t> GradientExchange::owned(std::int64_t begin
   return owned_range(state_->unit_of(begin).unit, state_->group.rank(), begin, end);
 }
 
-void GradientExchange::gather(const at::Tensor& values) const {
+bool GradientExchange::sharded(std::int64_t element) const {
+  return !state_->group.alone() && state_->unit_of(element).unit.sharded;
+}
+
+void GradientExchange::gather(const at::Tensor& values, std::int64_t begin, std::int64_t end) const {
   for (const UnitState& state : state_->units) {
-    if (state.unit.sharded) state_->group.all_gather(values, state.unit.cuts);
+    if (!state.unit.sharded || state.unit.end <= begin || state.unit.begin >= end) continue;
+    std::vector<std::int64_t> cuts = state.unit.cuts;
+    for (std::int64_t& cut : cuts) cut = std::clamp(cut, begin, end);
+    state_->group.all_gather(values, cuts);
   }
 }
 

@@ -43,9 +43,11 @@ class GradientExchange {
   const ProcessGroup& group() const;
   // The rank's own part of elements [begin, end), see owned_range.
   std::pair<std::int64_t, std::int64_t> owned(std::int64_t begin, std::int64_t end) const;
-  // Everyone receives the parts of the sharded units that others own, in `values` [n], of the layout of the
+  // Whether the unit that holds this element is shared among more than one rank.
+  bool sharded(std::int64_t element) const;
+  // Everyone receives what others own of elements [begin, end) of `values` [n], of the layout of the
   // gradients.
-  void gather(const at::Tensor& values) const;
+  void gather(const at::Tensor& values, std::int64_t begin, std::int64_t end) const;
 
  private:
   struct State;

@@ -55,4 +55,29 @@ at::Tensor TreeSum::total() const {
   return nodes_[0].second;
 }
 
+at::Tensor total_over_ranks(const TreeSum& own, std::int64_t leaves, const ProcessGroup& group) {
+  if (group.alone()) return own.total();
+  const at::Tensor& any = own.nodes().front().second;
+  const std::int64_t size = any.numel();
+  std::vector<LeafNode> nodes;
+  std::vector<std::int64_t> cuts = {0};
+  for (int rank = 0; rank < group.world(); ++rank) {
+    const auto [first, last] = leaves_of_rank(leaves, rank, group.world());
+    const std::vector<LeafNode> of_rank = largest_nodes(leaves, first, last);
+    nodes.insert(nodes.end(), of_rank.begin(), of_rank.end());
+    cuts.push_back(static_cast<std::int64_t>(nodes.size()) * size);
+  }
+  const at::Tensor all = at::empty({cuts.back()}, any.options());
+  std::int64_t place = cuts[static_cast<std::size_t>(group.rank())];
+  for (const auto& [node, sum] : own.nodes()) {
+    all.narrow(0, place, size).copy_(sum.reshape(-1));
+    place += size;
+  }
+  group.all_gather(all, cuts);
+  TreeSum total(leaves);
+  for (std::size_t i = 0; i < nodes.size(); ++i)
+    total.push(nodes[i], all.narrow(0, static_cast<std::int64_t>(i) * size, size));
+  return total.total().view(any.sizes());
+}
+
 }  // namespace exfusion

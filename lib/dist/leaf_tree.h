@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "dist/process_group.h"
+
 namespace exfusion {
 
 struct LeafNode {
@@ -34,5 +36,9 @@ class TreeSum {
   std::int64_t leaves_;
   std::vector<std::pair<LeafNode, at::Tensor>> nodes_;
 };
+
+// The total of the leaves of all ranks, of which `own` holds this rank's (leaves_of_rank). Every rank
+// receives it.
+at::Tensor total_over_ranks(const TreeSum& own, std::int64_t leaves, const ProcessGroup& group);
 
 }  // namespace exfusion

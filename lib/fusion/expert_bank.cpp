@@ -16,13 +16,12 @@
 namespace exfusion {
 namespace {
 
-// Pointers to the slices of [N, …], or to the one of a tensor that all experts share, of `size` elements
-// each.
+// Pointers to the slices of [N, …], or to the one of a tensor that all experts share.
 struct Slices {
-  Slices(const at::Tensor& stacked, std::int64_t size)
-      : count(static_cast<std::size_t>(stacked.numel() / size)) {
+  explicit Slices(const at::Tensor& stacked, bool shared = false)
+      : count(shared ? 1 : static_cast<std::size_t>(stacked.size(0))) {
     auto* data = stacked.mutable_data_ptr<float>();
-    const std::int64_t stride = count > 1 ? stacked.stride(0) : size;
+    const std::int64_t stride = stacked.stride(0);
     for (std::size_t k = 0; k < count; ++k) pointers[k] = data + static_cast<std::int64_t>(k) * stride;
   }
   operator std::span<float* const>() const { return {pointers.data(), count}; }
@@ -45,10 +44,12 @@ at::Tensor zeros_for_experts(std::int64_t n, at::IntArrayRef shape, c10::Device 
 }  // namespace
 
 ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, std::size_t first_slot,
-                       std::string name, std::int64_t ffn, std::uint64_t seed)
+                       std::string name, std::int64_t ffn, std::uint64_t seed,
+                       const GradientExchange* exchange, bool deterministic)
     : config_(config),
       parameters_(parameters),
       first_slot_(first_slot),
+      shard_(parameters, first_slot, exchange, deterministic),
       name_(std::move(name)),
       ffn_(ffn),
       seed_(seed),
@@ -63,9 +64,11 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   for (std::size_t t = 0; t < 4; ++t) {
     const at::Tensor parameter = parameters_.slots().at(first_slot_ + t).parameter.detach();
     dense[t] = parameter.cpu();
+    const std::vector<std::int64_t> shape =
+        shard_.whole() ? dense[t].sizes().vec() : std::vector<std::int64_t>{shard_.size(t)};
     const auto zeros = [&](bool stacked) {
-      return stacked ? zeros_for_experts(n, dense[t].sizes(), parameter.device())
-                     : zeros_in_large_pages(dense[t].sizes(), parameter.device());
+      return stacked ? zeros_for_experts(n, shape, parameter.device())
+                     : zeros_in_large_pages(shape, parameter.device());
     };
     experts_[t] = zeros(true);
     exp_avg_[t] = zeros(!config_.shares_moments());
@@ -84,7 +87,7 @@ ExpertBank::ExpertBank(const FusionConfig& config, FlatParameters& parameters, s
   priced_ = a_;
   for (std::int64_t k = 0; k < n; ++k) {
     const FfnTensors expert = initial_expert(config_, dense, seed, ffn, k, a_);
-    for (std::size_t t = 0; t < 4; ++t) experts_[t].select(0, k).copy_(expert[t]);
+    for (std::size_t t = 0; t < 4; ++t) experts_[t].select(0, k).copy_(shard_.part(t, expert[t]));
   }
   unfused_ = keeps_source(config_);
   if (!unfused_) fuse();
@@ -110,14 +113,20 @@ void ExpertBank::collapse() {
 
 void ExpertBank::fuse_with(std::span<const float> a) {
   for (std::size_t t = 0; t < 4; ++t) {
-    const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const Slices w(experts_[t], slot.size);
-    const ExpertTensors<float> tensors{.size = slot.size,
-                                       .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
-                                       .w = w,
-                                       .bf16 = parameters_.bf16_data(slot.offset)};
-    fuse_experts_on(experts_[t].device(), tensors, a);
+    const Slices w(experts_[t]);
+    fuse_experts_on(experts_[t].device(), expert_tensors_of(t, w), a);
   }
+  shard_.gather(parameters_);
+}
+
+// This rank's part of one tensor, without moments.
+ExpertTensors<float> ExpertBank::expert_tensors_of(std::size_t tensor, std::span<float* const> w) const {
+  const std::int64_t begin = parameters_.slots()[first_slot_ + tensor].offset + shard_.begin(tensor);
+  return {.size = shard_.size(tensor),
+          .fused = parameters_.values().mutable_data_ptr<float>() + begin,
+          .gradient = parameters_.gradients().const_data_ptr<float>() + begin,
+          .w = w,
+          .bf16 = parameters_.bf16_data(begin)};
 }
 
 // The weights of the forward pass, with this step's noise. W is written only if they are not those that made
@@ -142,6 +151,7 @@ void ExpertBank::see_input(const at::Tensor& x) {
   if (phase_ == Phase::step) router_->add(x);
   if (!config_.routes_in_step()) return;
   if (phase_ == Phase::step) {
+    if (sum_in_step_) sum_in_step_(router_->step_routing());
     router_->weights_in_step(next_);
   } else {
     router_->weights_for(x, next_);
@@ -172,39 +182,47 @@ void ExpertBank::end_preview() {
 
 void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
                         float gradient_scale) {
+  update_experts(config, lr, weights_lr, update, gradient_scale);
+  update_router(config, weights_lr, update, gradient_scale);
+}
+
+void ExpertBank::update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
+                                float gradient_scale) {
   phase_ = Phase::collapsed;
   unfused_ = false;
-  priced_ = used_;     // of the forward pass that G belongs to
-  if (z_.defined()) {  // the walk needs the next a, and that needs the prices
-    compute_prices();
-    update_logits(config, weights_lr, update, gradient_scale);
-  }
+  priced_ = used_;  // of the forward pass that G belongs to
+  // Learned weights need the prices for the next a before the walk; a shard has only its part of them in the
+  // walk.
+  const bool priced_in_walk = !z_.defined() && shard_.whole();
+  if (!priced_in_walk) compute_prices();
+  if (z_.defined()) update_logits(config, weights_lr, update, gradient_scale);
   // Memory weights know their next a before the prices: only the router needs these.
   next_ = a_;
   if (router_) router_->next_memory(next_);
   std::array<double, kMaxExperts> storage;
-  const std::span<double> part = std::span(storage).first(z_.defined() ? 0 : next_.size());
-  if (!z_.defined()) std::ranges::fill(prices_, 0.0);
+  const std::span<double> part = std::span(storage).first(priced_in_walk ? next_.size() : 0);
+  if (priced_in_walk) std::ranges::fill(prices_, 0.0);
 
   const AdamWScalars<float> decaying = adamw_scalars<float>(config, lr, config.weight_decay, update);
   const AdamWScalars<float> plain = adamw_scalars<float>(config, lr, 0.0, update);
   for (std::size_t t = 0; t < 4; ++t) {
-    const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const Slices w(experts_[t], slot.size), m(exp_avg_[t], slot.size), v(exp_avg_sq_[t], slot.size);
-    const ExpertTensors<float> tensors{
-        .size = slot.size,
-        .fused = parameters_.values().mutable_data_ptr<float>() + slot.offset,
-        .gradient = parameters_.gradients().const_data_ptr<float>() + slot.offset,
-        .w = w,
-        .m = m,
-        .v = v,
-        .bf16 = parameters_.bf16_data(slot.offset)};
-    fused_update_on(experts_[t].device(), tensors, priced_, next_, gradient_scale,
-                    slot.decay ? decaying : plain, part);
+    const bool shared = config_.shares_moments(), decays = parameters_.slots()[first_slot_ + t].decay;
+    const Slices w(experts_[t]), m(exp_avg_[t], shared), v(exp_avg_sq_[t], shared);
+    ExpertTensors<float> tensors = expert_tensors_of(t, w);
+    tensors.m = m;
+    tensors.v = v;
+    fused_update_on(experts_[t].device(), tensors, priced_, next_, gradient_scale, decays ? decaying : plain,
+                    part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
-  if (router_) router_->update(prices_, config, weights_lr, update, gradient_scale);
+  shard_.gather(parameters_);
+  if (router_) router_->compute_gradient(prices_);
   set_weights(next_);
+}
+
+void ExpertBank::update_router(const AdamWConfig& config, double weights_lr, std::int64_t update,
+                               float gradient_scale) {
+  if (router_) router_->update(config, weights_lr, update, gradient_scale);
 }
 
 // c_k = <G, W_k>, tensor by tensor.
@@ -213,10 +231,9 @@ void ExpertBank::compute_prices() {
   const std::span<double> part = std::span(storage).first(a_.size());
   std::ranges::fill(prices_, 0.0);
   for (std::size_t t = 0; t < 4; ++t) {
-    const ParameterSlot& slot = parameters_.slots()[first_slot_ + t];
-    const Slices w(experts_[t], slot.size);
-    inner_products_on(experts_[t].device(), parameters_.gradients().const_data_ptr<float>() + slot.offset,
-                      std::span<const float* const>(w.pointers.data(), w.count), slot.size, part);
+    const Slices w(experts_[t]);
+    shard_.inner_products(experts_[t].device(), t, expert_tensors_of(t, w).gradient,
+                          std::span<const float* const>(w.pointers.data(), w.count), part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
 }

@@ -8,14 +8,19 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "fusion/bank_shard.h"
+#include "fusion/fused_update.h"
 #include "fusion/fusion_config.h"
 #include "fusion/router_memory.h"
 #include "io/safetensors.h"
+#include "io/tensor_part.h"
 #include "nn/feed_forward.h"
 #include "optim/adamw.h"
 #include "optim/flat_parameters.h"
@@ -25,9 +30,12 @@ namespace exfusion {
 class ExpertBank {
  public:
   // `slots` are the FFN's four tensors (order of kFfnTensors) in `parameters`; `ffn` is its index in the
-  // model. Draws the experts by config.init and fuses them into the FFN (unless it keeps_source).
+  // model. Draws the experts by config.init and fuses them into the FFN (unless it keeps_source). With
+  // `exchange` the bank keeps this rank's part of the experts if they are sharded, and every rank calls the
+  // same functions.
   ExpertBank(const FusionConfig& config, FlatParameters& parameters, std::size_t first_slot, std::string name,
-             std::int64_t ffn, std::uint64_t seed);
+             std::int64_t ffn, std::uint64_t seed, const GradientExchange* exchange = nullptr,
+             bool deterministic = false);
 
   // Writes W = sum_k a_k W_k into the FFN.
   void fuse();
@@ -41,7 +49,16 @@ class ExpertBank {
   // the experts (AdamW) and the next W.
   void update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
               float gradient_scale);
+  // The same in two parts: what needs G, the router's gradient included; then the router, whose gradient may
+  // be summed over ranks in between.
+  void update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
+                      float gradient_scale);
+  void update_router(const AdamWConfig& config, double weights_lr, std::int64_t update, float gradient_scale);
   void abandon_step();  // nothing has changed
+
+  // `blend` and `routed`: how r [N] is summed over ranks, in place, inside the forward pass; not needed by
+  // one rank.
+  void sum_in_step(std::function<void(const at::Tensor&)> sum) { sum_in_step_ = std::move(sum); }
 
   // Whether training's forward pass uses other weights than the collapse weights (noise, blend, routed).
   bool differs_in_training() const;
@@ -55,19 +72,25 @@ class ExpertBank {
   const std::vector<double>& prices() const { return prices_; }
   const std::vector<float>& priced_weights() const { return priced_; }
   std::int64_t experts() const { return static_cast<std::int64_t>(a_.size()); }
-  const RouterMemory* router() const { return router_.get(); }  // null unless weights: memory
+  RouterMemory* router() const { return router_.get(); }  // null unless weights: memory
+  const BankShard& shard() const { return shard_; }
+  bool routes_in_step() const {
+    return config_.routes_in_step();
+  }  // r is summed over ranks inside the forward pass
   bool needs_input() const { return router_ != nullptr; }
-  // [N, …] in the order of kFfnTensors; the values from which expert k started, on the CPU (NaN where not
-  // known).
+  // [N, …] in the order of kFfnTensors, or [N, size] of a shard; the values from which expert k started, on
+  // the CPU (NaN where not known).
   const FfnTensors& expert_tensors() const { return experts_; }
   FfnTensors initial_tensors(std::int64_t k) const;
   // The experts were written from outside: fuses them. Where they started is not known then.
   void experts_loaded();
 
   // For checkpoints; views, so that copying into them restores.
-  NamedTensors expert_state() const;  // NAME.fc1.weight [N, hidden, dim], …, NAME.a [N] (F32), the router's
+  TensorParts expert_parts() const;  // NAME.fc1.weight [N, hidden, dim], …, NAME.a [N] (F32), the router's
   // exp_avg.NAME.fc1.weight [N, …] (without the N where moments are shared), …; for learned weights NAME.z,
   // its moments (F64); the router's; with `from` the FFN it started from, start.NAME.fc1.weight, …
+  TensorParts optimizer_parts() const;
+  NamedTensors expert_state() const;  // the values of these parts
   NamedTensors optimizer_state() const;
   // After restoring: takes a from the state and fuses. Throws CheckpointError if a is not what z (learned),
   // the memory, or 1/N (static) gives.
@@ -81,12 +104,15 @@ class ExpertBank {
   void collapse();
   void fuse_with(std::span<const float> a);
   void use(std::span<const float> a);
+  TensorPart part_of(std::string name, const at::Tensor& values, std::size_t tensor, bool shared) const;
+  ExpertTensors<float> expert_tensors_of(std::size_t tensor, std::span<float* const> w) const;
   void compute_prices();
   void update_logits(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
 
   FusionConfig config_;
   FlatParameters& parameters_;
   std::size_t first_slot_;
+  BankShard shard_;
   std::string name_;
   std::int64_t ffn_;
   std::uint64_t seed_;
@@ -100,6 +126,7 @@ class ExpertBank {
   // way to one of these.
   std::vector<float> a_, used_, priced_, next_;
   std::vector<double> prices_;
+  std::function<void(const at::Tensor&)> sum_in_step_;
   Phase phase_ = Phase::collapsed;
   bool unfused_ = false;  // W still is the FFN it started from: no update yet (keeps_source)
   std::int64_t step_ = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "fusion/expert_bank.h"
@@ -27,8 +28,8 @@ std::vector<float> ExpertBank::collapse_weights() const {
 }
 
 FfnTensors ExpertBank::initial_tensors(std::int64_t k) const {
-  const std::int64_t hidden = experts_[0].size(1), dim = experts_[0].size(2);
-  FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(dim, hidden, seed_, ffn_, 0);
+  const at::Tensor& fc1 = parameters_.slots()[first_slot_].parameter;  // [hidden, dim]
+  FfnTensors dense = start_[0].defined() ? start_ : initial_ffn(fc1.size(1), fc1.size(0), seed_, ffn_, 0);
   for (at::Tensor& tensor : dense) tensor = tensor.cpu();
   return initial_expert(config_, dense, seed_, ffn_, k, uniform_weights(experts()));
 }
@@ -50,32 +51,62 @@ bool ExpertBank::holds_source() const {
   return true;
 }
 
-NamedTensors ExpertBank::expert_state() const {
-  NamedTensors state;
-  for (std::size_t t = 0; t < 4; ++t) state.emplace_back(name_ + "." + kFfnTensors[t], experts_[t]);
-  state.emplace_back(name_ + ".a", a_state_);
-  if (router_) {
-    for (auto& item : router_->expert_state(name_)) state.push_back(std::move(item));
+namespace {
+
+NamedTensors values_of(const TensorParts& parts) {
+  NamedTensors values;
+  for (const TensorPart& part : parts) values.emplace_back(part.name, part.values);
+  return values;
+}
+
+void append(TensorParts& parts, const NamedTensors& whole) {
+  for (const auto& [name, values] : whole) parts.push_back({.name = name, .values = values});
+}
+
+}  // namespace
+
+// Experts or moments of one tensor: [N, …], or without the N where all share them.
+TensorPart ExpertBank::part_of(std::string name, const at::Tensor& values, std::size_t t, bool shared) const {
+  if (shard_.whole()) return {.name = std::move(name), .values = values};
+  std::vector<std::int64_t> shape = parameters_.slots()[first_slot_ + t].parameter.sizes().vec();
+  if (!shared) shape.insert(shape.begin(), experts());
+  return {.name = std::move(name),
+          .values = shared ? values.unsqueeze(0) : values,
+          .shape = std::move(shape),
+          .first_column = shard_.begin(t)};
+}
+
+TensorParts ExpertBank::expert_parts() const {
+  TensorParts parts;
+  for (std::size_t t = 0; t < 4; ++t)
+    parts.push_back(part_of(name_ + "." + kFfnTensors[t], experts_[t], t, false));
+  parts.push_back({.name = name_ + ".a", .values = a_state_});
+  if (router_) append(parts, router_->expert_state(name_));
+  return parts;
+}
+
+TensorParts ExpertBank::optimizer_parts() const {
+  TensorParts parts;
+  for (std::size_t t = 0; t < 4; ++t) {
+    const std::string name = name_ + "." + kFfnTensors[t];
+    parts.push_back(part_of("exp_avg." + name, exp_avg_[t], t, config_.shares_moments()));
+    parts.push_back(part_of("exp_avg_sq." + name, exp_avg_sq_[t], t, config_.shares_moments()));
+    if (start_[t].defined()) parts.push_back({.name = "start." + name, .values = start_[t]});
   }
-  return state;
+  if (z_.defined())
+    append(parts, {{name_ + ".z", z_},
+                   {"exp_avg." + name_ + ".z", z_exp_avg_},
+                   {"exp_avg_sq." + name_ + ".z", z_exp_avg_sq_}});
+  if (router_) append(parts, router_->optimizer_state(name_));
+  return parts;
+}
+
+NamedTensors ExpertBank::expert_state() const {
+  return values_of(expert_parts());
 }
 
 NamedTensors ExpertBank::optimizer_state() const {
-  NamedTensors state;
-  for (std::size_t t = 0; t < 4; ++t) {
-    state.emplace_back("exp_avg." + name_ + "." + kFfnTensors[t], exp_avg_[t]);
-    state.emplace_back("exp_avg_sq." + name_ + "." + kFfnTensors[t], exp_avg_sq_[t]);
-    if (start_[t].defined()) state.emplace_back("start." + name_ + "." + kFfnTensors[t], start_[t]);
-  }
-  if (z_.defined()) {
-    state.emplace_back(name_ + ".z", z_);
-    state.emplace_back("exp_avg." + name_ + ".z", z_exp_avg_);
-    state.emplace_back("exp_avg_sq." + name_ + ".z", z_exp_avg_sq_);
-  }
-  if (router_) {
-    for (auto& item : router_->optimizer_state(name_)) state.push_back(std::move(item));
-  }
-  return state;
+  return values_of(optimizer_parts());
 }
 
 void ExpertBank::restored() {

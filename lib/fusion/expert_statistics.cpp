@@ -16,8 +16,26 @@ at::Tensor initial_rows(const ExpertBank& bank, std::size_t t) {
   const at::Tensor& now = bank.expert_tensors()[t];
   at::Tensor rows = at::empty({bank.experts(), now[0].numel()}, at::kFloat);
   for (std::int64_t k = 0; k < bank.experts(); ++k)
-    rows.select(0, k).copy_(bank.initial_tensors(k)[t].reshape(-1));
+    rows.select(0, k).copy_(bank.shard().part(t, bank.initial_tensors(k)[t]).reshape(-1));
   return rows;
+}
+
+// Everything that a rank has summed over its own columns, over all.
+void sum_over_shards(const BankShard& shard, const std::vector<at::Tensor>& tensors,
+                     const std::vector<double*>& numbers) {
+  std::vector<double> all;
+  for (const at::Tensor& tensor : tensors) {
+    const auto* values = tensor.const_data_ptr<double>();
+    all.insert(all.end(), values, values + tensor.numel());
+  }
+  for (const double* number : numbers) all.push_back(*number);
+  shard.sum(all);
+  const double* next = all.data();
+  for (const at::Tensor& tensor : tensors) {
+    std::copy_n(next, tensor.numel(), tensor.mutable_data_ptr<double>());
+    next += tensor.numel();
+  }
+  for (double* number : numbers) *number = *next++;
 }
 
 double product_sum(const at::Tensor& x, const at::Tensor& y) {
@@ -77,6 +95,7 @@ ExpertGeometry measure_geometry(const ExpertBank& bank, double decay) {
       gram += at::matmul(learned, learned.t());
     }
   }
+  sum_over_shards(bank.shard(), {parts, gram}, {&fused_square, &now_square, &start_square, &product});
   ExpertGeometry geometry;
   parts = parts * weights / fused_square;
   geometry.shares.assign(parts.const_data_ptr<double>(), parts.const_data_ptr<double>() + n);

@@ -131,17 +131,20 @@ void RouterMemory::loss_gradient(std::span<const double> prices, std::span<doubl
   for (double& x : gradient) x -= mean;
 }
 
-void RouterMemory::update(std::span<const double> prices, const AdamWConfig& config, double lr,
-                          std::int64_t update, float gradient_scale) {
+void RouterMemory::compute_gradient(std::span<const double> prices) {
   std::array<double, kMaxExperts> storage;
   const std::span<double> gradient = std::span(storage).first(prices.size());
   loss_gradient(prices, gradient);
   add_up_jacobian(gradient, last_jacobian_.defined() ? last_jacobian_ : jacobian_, gradient_);
+}
+
+void RouterMemory::update(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale) {
   adamw_update<float>(router_.numel(), router_.mutable_data_ptr<float>(), exp_avg_.mutable_data_ptr<float>(),
                       exp_avg_sq_.mutable_data_ptr<float>(), gradient_.const_data_ptr<float>(),
                       gradient_scale, adamw_scalars<float>(config, lr, config_.weight_decay, update));
   const auto* r = routing_.const_data_ptr<double>();
-  for (std::size_t k = 0; k < prices.size(); ++k) memory_.mutable_data_ptr<double>()[k] = blended(r, k);
+  for (std::int64_t k = 0; k < memory_.numel(); ++k)
+    memory_.mutable_data_ptr<double>()[k] = blended(r, static_cast<std::size_t>(k));
   if (last_jacobian_.defined())
     std::memcpy(last_jacobian_.mutable_data_ptr(), jacobian_.const_data_ptr(), jacobian_.nbytes());
 }

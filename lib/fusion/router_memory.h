@@ -29,13 +29,20 @@ class RouterMemory {
   void weights_for(const at::Tensor& x, std::span<float> a) const;
 
   void next_memory(std::span<float> m) const;  // m after this step
-  // Ends a step: the router's AdamW update from prices c_k = dL/da_k, multiplied by gradient_scale, then m.
-  // `forward: memory` uses the Jacobian of the step before, since its a is the memory of the step before.
-  void update(std::span<const double> prices, const AdamWConfig& config, double lr, std::int64_t update,
-              float gradient_scale);
+  // What the step has added so far: r [N] double and its Jacobian [N, N, dim]. Views, for sums over ranks: r
+  // must be that of all samples before it is used; the Jacobian may stay this rank's part if the gradient is
+  // summed.
+  at::Tensor step_routing() const { return routing_; }
+  at::Tensor step_jacobian() const { return jacobian_; }
+  // Ends a step, in two parts: the router's gradient from prices c_k = dL/da_k, by the Jacobian, which for
+  // `forward: memory` is that of the step before, since its a is the memory of the step before; then AdamW
+  // with that gradient times gradient_scale, and m.
+  void compute_gradient(std::span<const double> prices);
+  void update(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
 
   std::vector<float> memory() const;                               // [N], sums to 1
   const at::Tensor& router_gradient() const { return gradient_; }  // [N, dim], of the last update, unscaled
+  at::Tensor last_jacobian() const { return last_jacobian_; }      // `forward: memory` only
 
   // For checkpoints; views. NAME.router.weight [N, dim] F32, NAME.memory [N] F64.
   NamedTensors expert_state(const std::string& name) const;

@@ -63,14 +63,13 @@ Dispatch dispatch_by_expert(const at::Tensor& chosen, std::int64_t experts, std:
   return dispatch;
 }
 
-Dispatch random_partition(std::int64_t n, std::int64_t experts, CounterRandom random) {
-  Dispatch dispatch;
-  dispatch.order = at::tensor(random_permutation(n, random), at::kLong);
-  dispatch.inverse = inverse_permutation(dispatch.order);
-  for (std::int64_t k = 0; k < experts; ++k)
-    dispatch.counts.push_back(n * (k + 1) / experts - n * k / experts);
-  dispatch.loads = dispatch.counts;
-  return dispatch;
+at::Tensor random_partition(std::int64_t n, std::int64_t experts, CounterRandom random) {
+  const at::Tensor chosen = at::empty({n}, at::kLong);
+  auto* expert = chosen.mutable_data_ptr<std::int64_t>();
+  std::int64_t place = 0;  // expert k has the places n k / experts to n (k + 1) / experts
+  for (const std::int64_t assignment : random_permutation(n, random))
+    expert[assignment] = (++place * experts - 1) / n;
+  return chosen;
 }
 
 at::Tensor take_rows(const at::Tensor& rows, const at::Tensor& order, const at::Tensor& inverse,

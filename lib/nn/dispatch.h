@@ -22,8 +22,8 @@ struct Dispatch {
 // `capacity` (0: no limit) assignments keeps the first ones.
 Dispatch dispatch_by_expert(const at::Tensor& chosen, std::int64_t experts, std::int64_t capacity);
 
-// A random uniform partition of n assignments into parts that are equal up to one.
-Dispatch random_partition(std::int64_t n, std::int64_t experts, CounterRandom random);
+// [n] int64: the expert of each of n assignments in a random uniform partition into parts equal up to one.
+at::Tensor random_partition(std::int64_t n, std::int64_t experts, CounterRandom random);
 
 // [n, columns]: row order[i] / choices of `rows` [n / choices, columns] at place i; `inverse` is the inverse
 // permutation. Differentiable in rows.

@@ -15,10 +15,13 @@ EwaFfn::EwaFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden, s
 at::Tensor EwaFfn::forward(const at::Tensor& x) {
   if (!is_training()) return ffn_output(x, experts_->mean());
   const at::Tensor tokens = x.reshape({-1, x.size(-1)});
-  const CounterRandom random(
-      position_.seed, Draw::token_partition, static_cast<std::uint32_t>(position_.step),
-      static_cast<std::uint32_t>(position_.micro_batch), static_cast<std::uint32_t>(ffn_));
-  const Dispatch dispatch = random_partition(tokens.size(0), experts_->size(), random);
+  const CounterRandom random(position_.seed, Draw::token_partition,
+                             static_cast<std::uint32_t>(position_.step), 0, static_cast<std::uint32_t>(ffn_));
+  const std::int64_t rows_here = x.size(0), tokens_per_row = rows_here > 0 ? tokens.size(0) / rows_here : 0;
+  const std::int64_t all_rows = position_.all_rows > 0 ? position_.all_rows : rows_here;
+  const at::Tensor chosen = random_partition(all_rows * tokens_per_row, experts_->size(), random)
+                                .narrow(0, position_.row * tokens_per_row, tokens.size(0));
+  const Dispatch dispatch = dispatch_by_expert(chosen, experts_->size(), 0);
   const at::Tensor rows = take_rows(tokens, dispatch.order, dispatch.inverse, 1);
   const at::Tensor outputs = experts_->forward(rows, dispatch.counts);
   return take_rows(outputs, dispatch.inverse, dispatch.order, 1).view(x.sizes());

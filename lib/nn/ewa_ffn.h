@@ -1,5 +1,5 @@
-// Experts weights averaging (Huang et al. 2023, arXiv 2308.06093): in training, each pass sends a random
-// uniform partition of the tokens to the experts, and after each update the experts share their weights,
+// Experts weights averaging (Huang et al. 2023, arXiv 2308.06093): in training, each step sends a random
+// uniform partition of its tokens to the experts, and after each update the experts share their weights,
 //
 //   W_i <- (1 - beta) W_i + beta / (N - 1) sum over j != i of W_j,  beta = share_rate * progress of the run;
 //
@@ -7,8 +7,7 @@
 //
 // The paper is public in parts only. Reconstructed, and so ours: the update's exact form, a ramp from 0 at
 // the start to share_rate at the end, experts that start from different draws, moments of AdamW that are not
-// shared, and the default share rate. Parts of the partition are equal up to one token; each pass draws its
-// own.
+// shared, and the default share rate. Parts of the partition are equal up to one token.
 #pragma once
 #include <memory>
 

@@ -7,8 +7,10 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace exfusion {
@@ -17,11 +19,16 @@ namespace exfusion {
 // [dim, hidden], fc2.bias [dim].
 using FfnTensors = std::array<at::Tensor, 4>;
 
-// Where a forward pass of training stands; random draws inside an FFN are a function of it (core/random.h).
+// Where a forward pass of training stands; random draws inside an FFN are a function of seed, step and rows
+// (core/random.h), so that no cut of the global batch changes them.
 struct PassPosition {
   std::uint64_t seed = 0;
   std::int64_t step = 0;         // finished steps
-  std::int64_t micro_batch = 0;  // index within the step
+  std::int64_t micro_batch = 0;  // index within the step, on this rank
+  std::int64_t row = 0,
+               all_rows = 0;  // place of the pass's first sample among those of the step; 0: the pass alone
+  // Adds up over the passes that ranks make at the same time, in place; empty: there are none.
+  std::function<void(std::vector<double>&)> sum_over_ranks;
 };
 
 // In evaluation mode (torch's module flag) a forward pass draws nothing, drops nothing and counts nothing:
@@ -37,6 +44,9 @@ class FeedForward : public torch::nn::Module {
   // Of the last forward pass in training mode: a scalar to add to that pass's mean loss, its coefficient
   // included; undefined: none.
   virtual at::Tensor auxiliary_loss() const { return {}; }
+  // What a step has counted on this rank and after_update wants for the global batch: added up over ranks in
+  // between.
+  virtual std::span<std::int64_t> step_counts() { return {}; }
   // After each optimizer update; progress in (0, 1] is the part of the run's steps that is done.
   virtual void after_update(double /*progress*/) {}
   // The dense FFN that equals this one in evaluation mode, bit for bit, or nullopt if there is none.

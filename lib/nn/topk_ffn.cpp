@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "nn/recompute.h"
 
@@ -51,8 +52,10 @@ void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilit
   }
   auxiliary_loss_.reset();
   if (config_.balance_loss > 0.0) {
+    std::vector<double> loads(dispatch.loads.begin(), dispatch.loads.end());
+    if (sum_over_ranks_) sum_over_ranks_(loads);
     const at::Tensor fraction =
-        at::tensor(dispatch.loads, probabilities.options()) / static_cast<double>(dispatch.order.numel());
+        at::tensor(loads, probabilities.options()) / std::accumulate(loads.begin(), loads.end(), 0.0);
     auxiliary_loss_ = config_.balance_loss * static_cast<double>(config_.experts) *
                       (fraction * probabilities.mean(0)).sum();
   }
@@ -69,6 +72,11 @@ void TopkFfn::draw_parameters(std::uint64_t seed, std::int64_t ffn) {
 
 void TopkFfn::begin_pass(const PassPosition& position) {
   if (position.micro_batch == 0) loads_.assign(loads_.size(), 0);
+  sum_over_ranks_ = position.sum_over_ranks;
+}
+
+std::span<std::int64_t> TopkFfn::step_counts() {
+  return selection_bias_.defined() ? std::span(loads_) : std::span<std::int64_t>();
 }
 
 void TopkFfn::after_update(double) {

@@ -35,6 +35,7 @@ class TopkFfn : public FeedForward {
   void draw_parameters(std::uint64_t seed, std::int64_t ffn) override;
   void begin_pass(const PassPosition& position) override;
   at::Tensor auxiliary_loss() const override { return auxiliary_loss_; }
+  std::span<std::int64_t> step_counts() override;
   void after_update(double progress) override;
   std::optional<FfnTensors> dense_form() const override { return std::nullopt; }
   double forward_flops(std::int64_t tokens) const override;
@@ -48,6 +49,7 @@ class TopkFfn : public FeedForward {
   at::Tensor selection_bias_;  // [experts]; undefined: off
   at::Tensor auxiliary_loss_;
   std::vector<std::int64_t> loads_;  // of the step so far
+  std::function<void(std::vector<double>&)> sum_over_ranks_;
 };
 
 }  // namespace exfusion

@@ -3,9 +3,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "io/safetensors.h"
+#include "io/tensor_part.h"
 #include "optim/adamw_kernel.h"
 #include "optim/flat_parameters.h"
 #include "optim/schedule.h"
@@ -27,17 +29,25 @@ AdamWScalars<T> adamw_scalars(const AdamWConfig& config, double lr, double weigh
 // Moments and update of the slots [first, last) of a flat buffer.
 class DenseAdamW {
  public:
-  DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::size_t last_slot);
+  // Elements [first, second) of a slot that are this rank's to update.
+  using Range = std::pair<std::int64_t, std::int64_t>;
+  // `owned`: a range for each of these slots; empty: all of all.
+  DenseAdamW(FlatParameters& parameters, std::size_t first_slot, std::size_t last_slot,
+             std::vector<Range> owned = {});
   void step(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
   // "exp_avg.NAME" and "exp_avg_sq.NAME" per parameter: views, for checkpoints (copy into them to restore).
   // Where slots have an lr_scale, "lr_scale" [slots] F64 as well: it is in the optimizer from its making on.
-  NamedTensors state() const;
+  TensorParts parts() const;
+  NamedTensors state() const;  // the values of these parts
+  std::int64_t size() const;   // numbers of each moment on this rank, padding left out
 
  private:
   FlatParameters& parameters_;
   std::size_t first_slot_, last_slot_;
-  at::Tensor exp_avg_, exp_avg_sq_;  // flat, as the slots lie
-  at::Tensor lr_scale_;              // [slots] double; undefined: all 1
+  std::vector<Range> owned_;
+  std::vector<std::int64_t> places_;  // of the slots' owned parts in the moments
+  at::Tensor exp_avg_, exp_avg_sq_;   // flat, as the slots lie
+  at::Tensor lr_scale_;               // [slots] double; undefined: all 1
 };
 
 }  // namespace exfusion

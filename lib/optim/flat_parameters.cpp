@@ -53,8 +53,8 @@ void FlatParameters::keep_bf16() {
   round_bf16();
 }
 
-void FlatParameters::round_bf16() const {
-  if (bf16_.defined()) round_to_bf16(values_.numel(), values_.const_data_ptr<float>(), bf16_data(0));
+void FlatParameters::round_bf16(std::int64_t begin, std::int64_t count) const {
+  if (bf16_.defined()) round_to_bf16(count, values_.const_data_ptr<float>() + begin, bf16_data(begin));
 }
 
 std::uint16_t* FlatParameters::bf16_data(std::int64_t offset) const {

@@ -33,7 +33,9 @@ class FlatParameters {
   // values() writes it too: the update kernels in their walk, everyone else by round_bf16().
   void keep_bf16();
   at::Tensor bf16_values() const { return bf16_; }  // [elements] bf16, to nearest even; undefined before
-  void round_bf16() const;                          // rounds all values; nothing without the copy
+  void round_bf16() const { round_bf16(0, values_.numel()); }
+  void round_bf16(std::int64_t begin,
+                  std::int64_t count) const;  // rounds these values; nothing without the copy
   // The copy of the values from `offset` on, for kernels; null without the copy.
   std::uint16_t* bf16_data(std::int64_t offset) const;
 

@@ -116,15 +116,20 @@ void inner_products(const T* g, std::span<const T* const> w, std::int64_t n, std
 }
 
 template <class T>
-double sum_of_squares(const T* x, std::int64_t n) {
-  if (n == 0) return 0.0;
-  const std::span<double> sums = block_sums(static_cast<std::size_t>(block_count(n)));
+void block_squares(const T* x, std::int64_t n, double* sums) {
 #pragma omp parallel for schedule(static) if (n >= kParallelElements)
   for (std::int64_t i = 0; i < n; i += kReductionBlock) {
     double lanes[kReductionLanes];
     square_lanes(std::min(kReductionBlock, n - i), x + i, lanes);
-    sums[static_cast<std::size_t>(i / kReductionBlock)] = tree_sum(lanes, kReductionLanes);
+    sums[i / kReductionBlock] = tree_sum(lanes, kReductionLanes);
   }
+}
+
+template <class T>
+double sum_of_squares(const T* x, std::int64_t n) {
+  if (n == 0) return 0.0;
+  const std::span<double> sums = block_sums(static_cast<std::size_t>(block_count(n)));
+  block_squares(x, n, sums.data());
   return tree_sum(sums.data(), block_count(n));
 }
 
@@ -132,6 +137,8 @@ template double block_product(std::int64_t, const float*, const float*);
 template double block_product(std::int64_t, const double*, const double*);
 template void inner_products(const float*, std::span<const float* const>, std::int64_t, std::span<double>);
 template void inner_products(const double*, std::span<const double* const>, std::int64_t, std::span<double>);
+template void block_squares(const float*, std::int64_t, double*);
+template void block_squares(const double*, std::int64_t, double*);
 template double sum_of_squares(const float*, std::int64_t);
 template double sum_of_squares(const double*, std::int64_t);
 

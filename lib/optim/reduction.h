@@ -55,6 +55,10 @@ constexpr std::int64_t run_length(std::int64_t n) {
   return n >= 64 * kReductionBlock ? 4 * kReductionBlock : kReductionBlock;
 }
 
+// sums[b] = the sum of the squares of block b of n elements, each square in double.
+template <class T>
+void block_squares(const T* x, std::int64_t n, double* sums);
+
 // Room for `n` such sums, owned by the calling thread; it only grows, so that a training step allocates
 // nothing. Valid until the thread's next call of anything here.
 std::span<double> block_sums(std::size_t n);

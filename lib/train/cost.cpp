@@ -16,10 +16,14 @@ double bytes_of(const NamedTensors& tensors) {
 }
 
 // The experts' own weights and moments are counted by their sizes; the rest of a bank's state decides a.
-double expert_values(const ExpertBank& bank) {
+double held_values(const ExpertBank& bank) {  // by this rank
   double values = 0.0;
   for (const at::Tensor& tensor : bank.expert_tensors()) values += static_cast<double>(tensor.numel());
   return values;
+}
+
+double expert_values(const ExpertBank& bank) {
+  return static_cast<double>(bank.experts() * bank.shard().ffn_size());
 }
 
 // How often a step fuses: at its end, and in its forward pass where that uses other weights.
@@ -34,13 +38,13 @@ double flops_per_step(const FusionConfig& fusion, const ExpertBank& bank) {
 
 // The experts' moments: two for each of their numbers, or for those of one of them.
 double moment_values(const FusionConfig& fusion, const ExpertBank& bank) {
-  return 2.0 * expert_values(bank) / static_cast<double>(fusion.shares_moments() ? bank.experts() : 1);
+  return 2.0 * held_values(bank) / static_cast<double>(fusion.shares_moments() ? bank.experts() : 1);
 }
 
 // What decides a: a itself, z or router and memory, with moments and Jacobian.
 double weight_bytes(const FusionConfig& fusion, const ExpertBank& bank) {
   double bytes = bytes_of(bank.expert_state()) + bytes_of(bank.optimizer_state()) -
-                 4.0 * (expert_values(bank) + moment_values(fusion, bank));
+                 4.0 * (held_values(bank) + moment_values(fusion, bank));
   for (const auto& [name, tensor] : bank.optimizer_state()) {
     if (name.starts_with("start.")) bytes -= static_cast<double>(tensor.nbytes());
   }
@@ -50,8 +54,9 @@ double weight_bytes(const FusionConfig& fusion, const ExpertBank& bank) {
 // The router's FLOPs for one token: its logits, and N (N + 1) / 2 products with x for the Jacobian.
 double router_flops(const ExpertBank& bank) {
   const auto n = static_cast<double>(bank.experts());
-  const auto dim = static_cast<double>(bank.expert_tensors()[0].size(2));
-  return bank.router() ? 2.0 * n * dim + n * (n + 1.0) * dim : 0.0;
+  if (!bank.router()) return 0.0;
+  const auto dim = static_cast<double>(bank.router()->router_gradient().size(1));
+  return 2.0 * n * dim + n * (n + 1.0) * dim;
 }
 
 double deployed_parameters(const TrainingState& state) {
@@ -70,12 +75,13 @@ double deployed_parameters(const TrainingState& state) {
 
 TrainingCost training_cost(const RunConfig& config, const TrainingState& state) {
   TrainingCost cost;
-  double model = 0.0, fused = 0.0, experts = 0.0, step_flops = 0.0, token_flops = 0.0;
+  double model = 0.0, fused = 0.0, experts = 0.0, held = 0.0, step_flops = 0.0, token_flops = 0.0;
   double moments = 0.0, starts = 0.0, working = 0.0, deciding = 0.0;
   for (const ParameterSlot& slot : state.parameters->slots()) model += static_cast<double>(slot.size);
   for (const ExpertBank& bank : state.banks) {
     const double values = expert_values(bank);
     experts += values;
+    held += held_values(bank);
     moments += moment_values(*config.fusion, bank);
     fused += values / static_cast<double>(bank.experts());
     step_flops += flops_per_step(*config.fusion, bank);
@@ -91,13 +97,14 @@ TrainingCost training_cost(const RunConfig& config, const TrainingState& state) 
   const auto tokens = static_cast<double>(config.model.vit.tokens());
   cost.flops_per_sample = 3.0 * state.model->forward_flops() + tokens * token_flops +
                           step_flops / static_cast<double>(config.train.global_batch);
+  const auto dense_moments = static_cast<double>(state.dense->size());
   cost.parameters_training = model - fused + experts + deciding;
   cost.parameters_deployed = deployed_parameters(state);
   const double averages = state.ema ? model : 0.0;
   const double rounded = state.parameters->bf16_values().defined() ? 0.5 * model : 0.0;
-  cost.state_bytes = 4.0 * (2.0 * model + 2.0 * (model - fused) + experts + moments + averages + rounded +
-                            starts + working) +
-                     cost.fusion_bytes;
+  cost.state_bytes =
+      4.0 * (2.0 * model + 2.0 * dense_moments + held + moments + averages + rounded + starts + working) +
+      cost.fusion_bytes;
   return cost;
 }
 

@@ -14,9 +14,10 @@
 
 namespace exfusion {
 
-// update: zeroed gradients, optimizer, fused weights, weight average. logging: rows, events, progress.
-enum class Phase { data_wait, forward, backward, clip, update, logging };
-inline constexpr std::array<const char*, 6> kPhases = {"data wait", "forward", "backward",
+// reduce: what the sums over ranks take beyond the backward pass. update: zeroed gradients, optimizer, fused
+// weights, weight average. logging: rows, events, progress.
+enum class Phase { data_wait, forward, backward, reduce, clip, update, logging };
+inline constexpr std::array<const char*, 7> kPhases = {"data wait", "forward", "backward", "reduce",
                                                        "clip",      "update",  "logging"};
 using PhaseSeconds = std::array<double, kPhases.size()>;
 

@@ -156,15 +156,21 @@ void load_stored_experts(const RunConfig& config, std::deque<ExpertBank>& banks)
   check_record(*config.fusion, read_upcycle_record(from), names);
 
   NamedTensors targets;
+  std::vector<std::pair<TensorPart, at::Tensor>> parts;  // of a shard, with the whole tensors
   std::vector<at::Tensor> weights;
   for (const ExpertBank& bank : banks) {
-    for (std::size_t t = 0; t < kFfnTensors.size(); ++t)
-      targets.emplace_back(bank.name() + "." + kFfnTensors[t], bank.expert_tensors()[t]);
+    for (const TensorPart& part : bank.expert_parts()) {
+      if (part.name.find(".fc") == std::string::npos) continue;  // a itself, the router
+      targets.emplace_back(part.name, part.shape.empty() ? part.values : at::empty(part.shape));
+      if (!part.shape.empty()) parts.emplace_back(part, targets.back().second);
+    }
     weights.push_back(at::empty({bank.experts()}));
     targets.emplace_back(bank.name() + ".a", weights.back());
   }
   const std::string file = (fs::path(from) / "experts.safetensors").string();
   read_exactly(file, targets);
+  for (const auto& [part, whole] : parts)
+    part.values.copy_(whole.flatten(1).narrow(1, part.first_column, part.values.size(1)));
   for (std::size_t i = 0; i < banks.size(); ++i) {
     const std::vector<float>& a = banks[i].a();
     if (!std::equal(a.begin(), a.end(), weights[i].const_data_ptr<float>()))

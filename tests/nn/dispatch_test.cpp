@@ -45,7 +45,8 @@ TEST(DispatchByExpert, AnExpertThatDoesNotExistIsAnError) {
 
 TEST(RandomPartition, PartsAreEqualUpToOneAndHoldEveryTokenOnce) {
   for (const std::int64_t n : {0, 3, 8, 50, 101}) {
-    const Dispatch dispatch = random_partition(n, 4, CounterRandom(7, Draw::token_partition, 1, 2, 3));
+    const Dispatch dispatch =
+        dispatch_by_expert(random_partition(n, 4, CounterRandom(7, Draw::token_partition, 1, 2, 3)), 4, 0);
     Numbers order = values(dispatch.order), all(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < order.size(); ++i)
       EXPECT_EQ(values(dispatch.inverse)[static_cast<std::size_t>(order[i])], static_cast<std::int64_t>(i));
@@ -65,7 +66,9 @@ TEST(RandomPartition, IsUniform) {
   std::array<int, 6> alone{};
   std::array<std::array<int, 6>, 6> together{};
   for (std::uint32_t draw = 0; draw < kDraws; ++draw) {
-    const Numbers order = values(random_partition(6, 3, CounterRandom(1, Draw::token_partition, draw)).order);
+    const Numbers order =
+        values(dispatch_by_expert(random_partition(6, 3, CounterRandom(1, Draw::token_partition, draw)), 3, 0)
+                   .order);
     const auto first = static_cast<std::size_t>(order[0]), second = static_cast<std::size_t>(order[1]);
     ++alone[first];
     ++alone[second];
@@ -83,7 +86,8 @@ TEST(RandomPartition, IsUniform) {
 
 TEST(TakeRows, EqualsIndexSelectWithItsGradient) {
   constexpr std::int64_t kTokens = 7, kChoices = 3, kColumns = 5;
-  const Dispatch dispatch = random_partition(kTokens * kChoices, 2, CounterRandom(3, Draw::token_partition));
+  const Dispatch dispatch = dispatch_by_expert(
+      random_partition(kTokens * kChoices, 2, CounterRandom(3, Draw::token_partition)), 2, 0);
   const at::Tensor x = at::randn({kTokens, kColumns}, at::kDouble),
                    weight = at::randn({21, kColumns}, at::kDouble);
   const at::Tensor ours = x.clone().set_requires_grad(true), theirs = x.clone().set_requires_grad(true);
@@ -96,7 +100,8 @@ TEST(TakeRows, EqualsIndexSelectWithItsGradient) {
 }
 
 TEST(TakeRows, ThereAndBackIsTheSame) {
-  const Dispatch dispatch = random_partition(9, 2, CounterRandom(3, Draw::token_partition));
+  const Dispatch dispatch =
+      dispatch_by_expert(random_partition(9, 2, CounterRandom(3, Draw::token_partition)), 2, 0);
   const at::Tensor x = at::randn({9, 4});
   const at::Tensor there = take_rows(x, dispatch.order, dispatch.inverse, 1);
   EXPECT_FALSE(at::equal(there, x));

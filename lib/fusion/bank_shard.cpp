@@ -1,0 +1,66 @@
+#include "fusion/bank_shard.h"
+
+#include <algorithm>
+
+#include "optim/device.h"
+#include "optim/reduction.h"
+
+namespace exfusion {
+
+BankShard::BankShard(const FlatParameters& parameters, std::size_t first_slot,
+                     const GradientExchange* exchange, bool deterministic)
+    : deterministic_(deterministic) {
+  const auto slot = [&](std::size_t tensor) { return parameters.slots().at(first_slot + tensor); };
+  first_ = slot(0).offset;
+  last_ = slot(3).offset + slot(3).size;
+  if (exchange && exchange->sharded(first_)) exchange_ = exchange;
+  for (std::size_t t = 0; t < 4; ++t) {
+    const std::int64_t offset = slot(t).offset;
+    sizes_[t] = slot(t).size;
+    ranges_[t] = {0, sizes_[t]};
+    if (!exchange_) continue;
+    const auto [begin, end] = exchange_->owned(offset, offset + sizes_[t]);
+    ranges_[t] = {begin - offset, end - offset};
+  }
+}
+
+at::Tensor BankShard::part(std::size_t tensor, const at::Tensor& whole) const {
+  return exchange_ ? whole.reshape(-1).narrow(0, begin(tensor), size(tensor)) : whole;
+}
+
+void BankShard::gather(const FlatParameters& parameters) const {
+  if (!exchange_) return;
+  exchange_->gather(parameters.values(), first_, last_);
+  parameters.round_bf16(first_, last_ - first_);
+}
+
+void BankShard::sum(std::vector<double>& values) const {
+  if (exchange_) exchange_->group().sum(values);
+}
+
+void BankShard::inner_products(c10::Device device, std::size_t tensor, const float* g,
+                               std::span<const float* const> w, std::span<double> result) const {
+  if (!exchange_ || !deterministic_) {
+    inner_products_on(device, g, w, size(tensor), result);
+    if (!exchange_) return;
+    std::vector<double> sums(result.begin(), result.end());
+    sum(sums);
+    std::ranges::copy(sums, result.begin());
+    return;
+  }
+  // Every block has one owner: what the others add to its sum is 0, and the tree over the blocks is that of
+  // one rank.
+  const std::int64_t blocks = (sizes_[tensor] + kReductionBlock - 1) / kReductionBlock;
+  std::vector<double> sums(w.size() * static_cast<std::size_t>(blocks));
+  for (std::size_t k = 0; k < w.size(); ++k) {
+    double* row = sums.data() + static_cast<std::int64_t>(k) * blocks + begin(tensor) / kReductionBlock;
+#pragma omp parallel for schedule(static)
+    for (std::int64_t i = 0; i < size(tensor); i += kReductionBlock)
+      row[i / kReductionBlock] = block_product(std::min(kReductionBlock, size(tensor) - i), g + i, w[k] + i);
+  }
+  sum(sums);
+  for (std::size_t k = 0; k < w.size(); ++k)
+    result[k] = sum_blocks(sums.data() + static_cast<std::int64_t>(k) * blocks, blocks);
+}
+
+}  // namespace exfusion
