@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/bfloat16.h"
 #include "core/instruction_sets.h"
 #include "optim/bf16_kernel.h"
 #include "optim/reduction.h"
@@ -20,12 +21,14 @@ struct ExpertBlock {
 
 // Expert by expert what fused_element does element by element: same operations, same order. `fused` becomes
 // `sum`, which may be the same array, plus this expert's part; `lanes`, if given, what inner_products wants
-// of the block. Meanwhile the arrays are fetched up to kAhead, over the end into `next`, what comes after
-// this block: at each jump from one expert to another the hardware's own prefetching starts anew.
+// of the block; `bf16`, if given, what `fused` rounds to. Meanwhile the arrays are fetched up to kAhead, over
+// the end into `next`, what comes after this block: at each jump from one expert to another the hardware's
+// own prefetching starts anew.
 template <class T>
 inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __restrict g,
                           const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
-                          const AdamWScalars<T>& scalars, double* __restrict lanes) {
+                          const AdamWScalars<T>& scalars, double* __restrict lanes,
+                          std::uint16_t* __restrict bf16) {
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
   T* __restrict w = block.w, * __restrict m = block.m, * __restrict v = block.v;
@@ -40,7 +43,7 @@ inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __res
       __builtin_prefetch(fetched.w + j);
       __builtin_prefetch(fetched.m + j);
       __builtin_prefetch(fetched.v + j);
-      if (sum != fused) {
+      if (sum != fused) {  // at the first expert these are not in the cache either
         __builtin_prefetch(g + ahead + j);
         __builtin_prefetch(fused + ahead + j);
       }
@@ -53,11 +56,17 @@ inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __res
       adamw_element(w[j], m[j], v[j], a * (scale * g[j]), s);
       fused[j] = sum[j] + a_next * w[j];
     }
+    if (bf16) {
+#pragma GCC ivdep
+      for (std::int64_t j = i; j < i + kReductionGroup; ++j)
+        bf16[j] = bf16_element(static_cast<float>(fused[j]));
+    }
   }
   for (; i < n; ++i) {
     products[i % kReductionLanes] += static_cast<double>(g[i]) * static_cast<double>(w[i]);
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] = sum[i] + a_next * w[i];
+    if (bf16) bf16[i] = bf16_element(static_cast<float>(fused[i]));
   }
   if (lanes) std::copy_n(products, kReductionLanes, lanes);
 }
@@ -88,15 +97,15 @@ inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, float* fused, const float* sum, const float* g,
                   const ExpertBlock<float>& block, const ExpertBlock<float>& next, float scale, float a,
-                  float a_next, const AdamWScalars<float>& scalars, double* lanes) {
-  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes);
+                  float a_next, const AdamWScalars<float>& scalars, double* lanes, std::uint16_t* bf16) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, bf16);
 }
 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, double* fused, const double* sum, const double* g,
                   const ExpertBlock<double>& block, const ExpertBlock<double>& next, double scale, double a,
-                  double a_next, const AdamWScalars<double>& scalars, double* lanes) {
-  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes);
+                  double a_next, const AdamWScalars<double>& scalars, double* lanes, std::uint16_t* bf16) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, bf16);
 }
 
 EXFUSION_INSTRUCTION_SETS
@@ -141,20 +150,23 @@ ExpertBlock<T> block_of(const ExpertTensors<T>& tensors, std::size_t k, std::int
 template <class T>
 constexpr T kZeros[kReductionBlock] = {};
 
-// Expert k of the run of n elements that begins at `begin`, each expert with its moments. `sums` as in
+// Expert k of the run of n elements that begins at `begin`, each expert with its moments; `sums` as in
 // fused_update.
 template <class T>
 void update_own(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k, T scale,
                 T a, T a_next, const AdamWScalars<T>& scalars, double* sums) {
+  const bool last = k + 1 == tensors.w.size();
   for (std::int64_t i = begin; i < begin + n; i += kReductionBlock) {
     const std::int64_t size = std::min(kReductionBlock, begin + n - i), after = i + size;
     // In the order of the walk; at its end one past the array, which does not matter.
-    const ExpertBlock<T> next = after < begin + n          ? block_of(tensors, k, after)
-                                : k + 1 < tensors.w.size() ? block_of(tensors, k + 1, begin)
-                                                           : block_of(tensors, 0, after);
+    const ExpertBlock<T> next = after < begin + n ? block_of(tensors, k, after)
+                                : last            ? block_of(tensors, 0, after)
+                                                  : block_of(tensors, k + 1, begin);
+    T* fused = tensors.fused + i;
     double lanes[kReductionLanes];
-    update_block(size, tensors.fused + i, k == 0 ? kZeros<T> : tensors.fused + i, tensors.gradient + i,
-                 block_of(tensors, k, i), next, scale, a, a_next, scalars, sums ? lanes : nullptr);
+    update_block(size, fused, k == 0 ? kZeros<T> : fused, tensors.gradient + i, block_of(tensors, k, i), next,
+                 scale, a, a_next, scalars, sums ? lanes : nullptr,
+                 last && tensors.bf16 ? tensors.bf16 + i : nullptr);
     if (sums) sums[i / kReductionBlock] = sum_blocks(lanes, kReductionLanes);
   }
 }
@@ -171,6 +183,7 @@ void update_sharing(const ExpertTensors<T>& tensors, std::int64_t begin, std::in
   }
   if (sums) sums[begin / kReductionBlock] = block_product(n, g, tensors.w[k] + begin);
   sharing_block(n, fused, tensors.w[k] + begin, m, root, a, a_next, scalars);
+  if (tensors.bf16 && k + 1 == tensors.w.size()) round_block(n, fused, tensors.bf16 + begin);
 }
 
 }  // namespace
@@ -195,7 +208,6 @@ void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::sp
         update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars, own);
       }
     }
-    if (tensors.bf16) round_block(n, tensors.fused + i, tensors.bf16 + i);
   }
   for (std::size_t k = 0; k < products.size(); ++k)
     products[k] = blocks > 0 ? sum_blocks(sums + static_cast<std::int64_t>(k) * blocks, blocks) : 0.0;

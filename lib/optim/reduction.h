@@ -51,8 +51,9 @@ double sum_blocks(double* sums, std::int64_t n);
 // Elements that a walk over several arrays of n elements takes of one before it turns to the next, a multiple
 // of kReductionBlock: the longer, the more rarely the hardware's prefetching starts anew, but all threads
 // should have some.
+inline constexpr std::int64_t kLongRun = 4 * kReductionBlock;
 constexpr std::int64_t run_length(std::int64_t n) {
-  return n >= 64 * kReductionBlock ? 4 * kReductionBlock : kReductionBlock;
+  return n >= 16 * kLongRun ? kLongRun : kReductionBlock;
 }
 
 // sums[b] = the sum of the squares of block b of n elements, each square in double.
