@@ -23,20 +23,25 @@ using torch::autograd::variable_list;
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, std::int64_t heads) {
     const at::Tensor output = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
+    at::Tensor probabilities;  // for the backward pass, if there will be one
+    if (qkv.requires_grad())
+      probabilities = at::empty({qkv.size(0), heads, qkv.size(1), qkv.size(1)}, qkv.options());
     with_elements(qkv, [&]<class T>(T* elements) {
-      attention_forward(shape_of(qkv, heads), elements, elements_of<T>(output));
+      attention_forward(shape_of(qkv, heads), elements, elements_of<T>(output),
+                        elements_of<T>(probabilities));
     });
-    context->save_for_backward({qkv});
+    context->save_for_backward({qkv, probabilities});
     context->saved_data["heads"] = heads;
     return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const at::Tensor qkv = context->get_saved_variables()[0], d_output = gradients[0].contiguous();
+    const auto saved = context->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &probabilities = saved[1], d_output = gradients[0].contiguous();
     const at::Tensor d_qkv = at::empty_like(qkv);
     with_elements(qkv, [&]<class T>(T* elements) {
       attention_backward(shape_of(qkv, context->saved_data["heads"].toInt()), elements,
-                         elements_of<T>(d_output), elements_of<T>(d_qkv));
+                         elements_of<T>(probabilities), elements_of<T>(d_output), elements_of<T>(d_qkv));
     });
     return {d_qkv, {}};
   }

@@ -35,35 +35,37 @@ struct Scratch {
   float *p, *dp;                       // [tokens, wide_tokens]
 };
 
-// `dim` numbers of each token, `stride` apart, times factor. The next head's lie behind them: they are on
+// Rows of numbers, `stride` apart, times factor, to padded rows. The next head's lie behind them: they are on
 // their way while this head is worked on.
 template <class T>
-[[gnu::always_inline]] inline void load(const Scratch& s, const T* from, std::int64_t stride, float factor,
-                                        float* to) {
-  for (std::int64_t t = 0; t < s.tokens; ++t) {
+[[gnu::always_inline]] inline void load(std::int64_t rows, std::int64_t columns, const T* from,
+                                        std::int64_t stride, float factor, float* to) {
+  const std::int64_t wide = padded(columns);
+  for (std::int64_t t = 0; t < rows; ++t) {
     const T* __restrict row = from + t * stride;
-    float* __restrict out = to + t * s.wide_dim;
-    for (std::int64_t i = 0; i < s.dim; i += kCacheLine / std::int64_t{sizeof(T)})
-      __builtin_prefetch(row + s.dim + i);
+    float* __restrict out = to + t * wide;
+    for (std::int64_t i = 0; i < columns; i += kCacheLine / std::int64_t{sizeof(T)})
+      __builtin_prefetch(row + columns + i);
     std::int64_t i = 0;
-    for (; i + kLanes <= s.dim; i += kLanes) {
+    for (; i + kLanes <= columns; i += kLanes) {
       for (std::int64_t j = 0; j < kLanes; ++j) out[i + j] = factor * to_float(row[i + j]);
     }
-    for (; i < s.wide_dim; ++i) out[i] = i < s.dim ? factor * to_float(row[i]) : 0.0f;
+    for (; i < wide; ++i) out[i] = i < columns ? factor * to_float(row[i]) : 0.0f;
   }
 }
 
 template <class T>
-[[gnu::always_inline]] inline void store(const Scratch& s, const float* from, float factor, T* to,
-                                         std::int64_t stride) {
-  for (std::int64_t t = 0; t < s.tokens; ++t) {
-    const float* __restrict row = from + t * s.wide_dim;
+[[gnu::always_inline]] inline void store(std::int64_t rows, std::int64_t columns, const float* from,
+                                         float factor, T* to, std::int64_t stride) {
+  const std::int64_t wide = padded(columns);
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const float* __restrict row = from + t * wide;
     T* __restrict out = to + t * stride;
     std::int64_t i = 0;
-    for (; i + kLanes <= s.dim; i += kLanes) {
+    for (; i + kLanes <= columns; i += kLanes) {
       for (std::int64_t j = 0; j < kLanes; ++j) out[i + j] = from_float<T>(factor * row[i + j]);
     }
-    for (; i < s.dim; ++i) out[i] = from_float<T>(factor * row[i]);
+    for (; i < columns; ++i) out[i] = from_float<T>(factor * row[i]);
   }
 }
 
@@ -90,41 +92,44 @@ template <class T>
   }
 }
 
-// q (scaled), k and v of one head, and its probabilities.
+// q (scaled), k and v of one head; `width`: of all heads.
 template <class T>
-[[gnu::always_inline]] inline void probabilities(const Scratch& s, const T* qkv, std::int64_t stride,
-                                                 std::int64_t between, float scale) {
-  load(s, qkv, stride, scale, s.q);
-  load(s, qkv + between, stride, 1.0f, s.k);
-  load(s, qkv + 2 * between, stride, 1.0f, s.v);
-  transpose_tiles(s.tokens, s.wide_dim, s.k, s.wide_dim, s.k_transposed, s.wide_tokens);
+[[gnu::always_inline]] inline void load_inputs(const Scratch& s, const T* qkv, std::int64_t width,
+                                               float scale) {
+  load(s.tokens, s.dim, qkv, 3 * width, scale, s.q);
+  load(s.tokens, s.dim, qkv + width, 3 * width, 1.0f, s.k);
+  load(s.tokens, s.dim, qkv + 2 * width, 3 * width, 1.0f, s.v);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void forward_head(const AttentionShape& shape, const T* qkv, T* output,
+                                                T* probabilities) {
+  const Scratch s(shape);
+  const std::int64_t width = shape.heads * shape.head_dim;
+  load_inputs(s, qkv, width, 1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
+  small_transpose(s.tokens, s.wide_dim, s.k, s.wide_dim, s.k_transposed, s.wide_tokens);
   small_matmul(s.tokens, s.wide_tokens, s.dim, s.q, s.wide_dim, 1, s.k_transposed, s.wide_tokens, s.p,
                s.wide_tokens);
   softmax(s, s.p);
-}
-
-template <class T>
-[[gnu::always_inline]] inline void forward_head(const AttentionShape& shape, const T* qkv, T* output) {
-  const Scratch s(shape);
-  const std::int64_t width = shape.heads * shape.head_dim;
-  probabilities(s, qkv, 3 * width, width, 1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
+  if (probabilities) store(s.tokens, s.tokens, s.p, 1.0f, probabilities, s.tokens);
   small_matmul(s.tokens, s.wide_dim, s.tokens, s.p, s.wide_tokens, 1, s.v, s.wide_dim, s.result, s.wide_dim);
-  store(s, s.result, 1.0f, output, width);
+  store(s.tokens, s.dim, s.result, 1.0f, output, width);
 }
 
 template <class T>
-[[gnu::always_inline]] inline void backward_head(const AttentionShape& shape, const T* qkv, const T* d_output,
-                                                 T* d_qkv) {
+[[gnu::always_inline]] inline void backward_head(const AttentionShape& shape, const T* qkv,
+                                                 const T* probabilities, const T* d_output, T* d_qkv) {
   const Scratch s(shape);
   const std::int64_t width = shape.heads * shape.head_dim, wide = s.wide_dim, across = s.wide_tokens;
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  probabilities(s, qkv, 3 * width, width, scale);
-  load(s, d_output, width, 1.0f, s.o);
+  load_inputs(s, qkv, width, scale);
+  load(s.tokens, s.tokens, probabilities, s.tokens, 1.0f, s.p);
+  load(s.tokens, s.dim, d_output, width, 1.0f, s.o);
   // dV = P^T dO
   small_matmul(s.tokens, wide, s.tokens, s.p, 1, across, s.o, wide, s.result, wide);
-  store(s, s.result, 1.0f, d_qkv + 2 * width, 3 * width);
+  store(s.tokens, s.dim, s.result, 1.0f, d_qkv + 2 * width, 3 * width);
   // dS = P (dP - sum_j P_j dP_j), dP = dO V^T
-  transpose_tiles(s.tokens, wide, s.v, wide, s.v_transposed, across);
+  small_transpose(s.tokens, wide, s.v, wide, s.v_transposed, across);
   small_matmul(s.tokens, across, s.dim, s.o, wide, 1, s.v_transposed, across, s.dp, across);
   for (std::int64_t t = 0; t < s.tokens; ++t) {
     const float* __restrict p = s.p + t * across;
@@ -137,54 +142,59 @@ template <class T>
   }
   // dQ = dS K / sqrt(head_dim); dK = dS^T Q, and q is scaled already
   small_matmul(s.tokens, wide, s.tokens, s.dp, across, 1, s.k, wide, s.result, wide);
-  store(s, s.result, scale, d_qkv, 3 * width);
+  store(s.tokens, s.dim, s.result, scale, d_qkv, 3 * width);
   small_matmul(s.tokens, wide, s.tokens, s.dp, 1, across, s.q, wide, s.result, wide);
-  store(s, s.result, 1.0f, d_qkv + width, 3 * width);
+  store(s.tokens, s.dim, s.result, 1.0f, d_qkv + width, 3 * width);
 }
 
 // target_clones takes no templates.
-EXFUSION_INSTRUCTION_SETS void one_forward(const AttentionShape& shape, const float* qkv, float* output) {
-  forward_head(shape, qkv, output);
+EXFUSION_INSTRUCTION_SETS void one_forward(const AttentionShape& shape, const float* qkv, float* output,
+                                           float* probabilities) {
+  forward_head(shape, qkv, output, probabilities);
 }
-EXFUSION_INSTRUCTION_SETS void one_forward(const AttentionShape& shape, const Bfloat16* qkv,
-                                           Bfloat16* output) {
-  forward_head(shape, qkv, output);
+EXFUSION_INSTRUCTION_SETS void one_forward(const AttentionShape& shape, const Bfloat16* qkv, Bfloat16* output,
+                                           Bfloat16* probabilities) {
+  forward_head(shape, qkv, output, probabilities);
 }
 EXFUSION_INSTRUCTION_SETS void one_backward(const AttentionShape& shape, const float* qkv,
-                                            const float* d_output, float* d_qkv) {
-  backward_head(shape, qkv, d_output, d_qkv);
+                                            const float* probabilities, const float* d_output, float* d_qkv) {
+  backward_head(shape, qkv, probabilities, d_output, d_qkv);
 }
 EXFUSION_INSTRUCTION_SETS void one_backward(const AttentionShape& shape, const Bfloat16* qkv,
-                                            const Bfloat16* d_output, Bfloat16* d_qkv) {
-  backward_head(shape, qkv, d_output, d_qkv);
+                                            const Bfloat16* probabilities, const Bfloat16* d_output,
+                                            Bfloat16* d_qkv) {
+  backward_head(shape, qkv, probabilities, d_output, d_qkv);
 }
 
 }  // namespace
 
 template <class T>
-void attention_forward(const AttentionShape& shape, const T* qkv, T* output) {
+void attention_forward(const AttentionShape& shape, const T* qkv, T* output, T* probabilities) {
   const std::int64_t size = shape.tokens * shape.heads * shape.head_dim;  // of one sample's output
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < shape.samples * shape.heads; ++i) {
     const std::int64_t sample = i / shape.heads, head = i % shape.heads * shape.head_dim;
-    one_forward(shape, qkv + 3 * size * sample + head, output + size * sample + head);
+    T* const kept = probabilities ? probabilities + i * shape.tokens * shape.tokens : nullptr;
+    one_forward(shape, qkv + 3 * size * sample + head, output + size * sample + head, kept);
   }
 }
 
 template <class T>
-void attention_backward(const AttentionShape& shape, const T* qkv, const T* d_output, T* d_qkv) {
+void attention_backward(const AttentionShape& shape, const T* qkv, const T* probabilities, const T* d_output,
+                        T* d_qkv) {
   const std::int64_t size = shape.tokens * shape.heads * shape.head_dim;
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < shape.samples * shape.heads; ++i) {
     const std::int64_t sample = i / shape.heads, head = i % shape.heads * shape.head_dim;
-    one_backward(shape, qkv + 3 * size * sample + head, d_output + size * sample + head,
-                 d_qkv + 3 * size * sample + head);
+    one_backward(shape, qkv + 3 * size * sample + head, probabilities + i * shape.tokens * shape.tokens,
+                 d_output + size * sample + head, d_qkv + 3 * size * sample + head);
   }
 }
 
-template void attention_forward(const AttentionShape&, const float*, float*);
-template void attention_forward(const AttentionShape&, const Bfloat16*, Bfloat16*);
-template void attention_backward(const AttentionShape&, const float*, const float*, float*);
-template void attention_backward(const AttentionShape&, const Bfloat16*, const Bfloat16*, Bfloat16*);
+template void attention_forward(const AttentionShape&, const float*, float*, float*);
+template void attention_forward(const AttentionShape&, const Bfloat16*, Bfloat16*, Bfloat16*);
+template void attention_backward(const AttentionShape&, const float*, const float*, const float*, float*);
+template void attention_backward(const AttentionShape&, const Bfloat16*, const Bfloat16*, const Bfloat16*,
+                                 Bfloat16*);
 
 }  // namespace exfusion

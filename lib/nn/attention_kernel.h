@@ -15,13 +15,14 @@ struct AttentionShape {
   std::int64_t samples, tokens, heads, head_dim;
 };
 
-// qkv [samples, tokens, 3, heads, head_dim] -> output [samples, tokens, heads, head_dim]:
-// softmax(q k^T / sqrt(head_dim)) v.
+// qkv [samples, tokens, 3, heads, head_dim] -> output [samples, tokens, heads, head_dim]: p v with
+// p = softmax(q k^T / sqrt(head_dim)), kept in probabilities [samples, heads, tokens, tokens] unless null.
 template <class T>
-void attention_forward(const AttentionShape& shape, const T* qkv, T* output);
+void attention_forward(const AttentionShape& shape, const T* qkv, T* output, T* probabilities);
 
-// d_qkv from d_output; the probabilities are computed again.
+// d_qkv from d_output and the probabilities that the forward pass kept.
 template <class T>
-void attention_backward(const AttentionShape& shape, const T* qkv, const T* d_output, T* d_qkv);
+void attention_backward(const AttentionShape& shape, const T* qkv, const T* probabilities, const T* d_output,
+                        T* d_qkv);
 
 }  // namespace exfusion

@@ -61,19 +61,4 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
   }
 }
 
-// to [columns, to_row] = from [rows, from_row] transposed, both padded with zeros to whole tiles of 16 x 16
-// (rows beyond `rows` are not read).
-[[gnu::always_inline]] inline void transpose_tiles(std::int64_t rows, std::int64_t columns, const float* from,
-                                                   std::int64_t from_row, float* to, std::int64_t to_row) {
-  for (std::int64_t i = 0; i < rows; i += kLanes) {
-    for (std::int64_t j = 0; j < columns; j += kLanes) {
-      Lanes tile[kLanes];
-      for (std::int64_t k = 0; k < kLanes; ++k)
-        tile[k] = i + k < rows ? load_lanes(from + (i + k) * from_row + j) : Lanes{};
-      transpose_tile(tile);
-      for (std::int64_t k = 0; k < kLanes; ++k) store_lanes(tile[k], to + (j + k) * to_row + i);
-    }
-  }
-}
-
 }  // namespace exfusion

@@ -1,6 +1,7 @@
 // The matrix products of a linear layer and its gradients, each by the library that is fastest at them:
-// oneDNN where libtorch has it (MKL's fp32 kernels reach half of its speed on AMD processors and the same on
-// Intel's). fp32 or bf16, on any device; all matrices two-dimensional.
+// our own in bf16 where a processor has AVX512-BF16 but no AMX (bf16_matmul.h), otherwise oneDNN where
+// libtorch has it (MKL's fp32 kernels reach half of its speed on AMD processors and the same on Intel's).
+// fp32 or bf16, on any device; all matrices two-dimensional.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -41,7 +41,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Matmul,
                          testing::Values(Case{34, 64, 192, at::kFloat}, Case{34, 192, 64, at::kFloat},
                                          Case{7, 13, 5, at::kFloat}, Case{1, 1, 1, at::kFloat},
                                          Case{100, 384, 10, at::kFloat}, Case{34, 64, 192, at::kBFloat16},
-                                         Case{7, 13, 5, at::kBFloat16}, Case{50, 96, 384, at::kBFloat16}));
+                                         Case{7, 13, 5, at::kBFloat16}, Case{50, 96, 384, at::kBFloat16},
+                                         Case{51, 49, 64, at::kBFloat16}));
 
 }  // namespace
 }  // namespace exfusion
