@@ -37,10 +37,16 @@ std::string key_of(const std::string& topic, int rank) {
   return fmt::format("{}/{}", topic, rank);
 }
 
-// Stays, for `bound` at most, until `count` ranks have added to `key`.
+// Stays, for `bound` at most, until `count` ranks have added to `key`: the store may end with this process.
 void linger(const Store& store, const std::string& key, std::int64_t count, std::chrono::seconds bound) {
   const auto until = Clock::now() + bound;
   while (store.add(key, 0) < count && Clock::now() < until) std::this_thread::sleep_for(kLongestPause);
+}
+
+std::int64_t present(const Store& store, const Launch& launch, const std::string& topic) {
+  std::int64_t count = 0;
+  for (int rank = 0; rank < launch.world; ++rank) count += store.get(key_of(topic, rank)) ? 1 : 0;
+  return count;
 }
 
 std::vector<std::string> all_texts(const Store& store, const Launch& launch, const std::string& topic,
@@ -73,7 +79,7 @@ std::string decide(const Store& store, const Launch& launch, const std::string& 
     error = thrown.what();
   }
   store.set(topic, "-" + error);
-  linger(store, topic + "/read", launch.world - 1, std::chrono::seconds(2));  // the store may end with us
+  linger(store, topic + "/read", present(store, launch, topic) - 1, std::chrono::seconds(2));
   throw DistributedError(error);
 }
 

@@ -181,7 +181,10 @@ std::string roll_call(const Connection& connection) {
     return silent.empty() ? "all ranks still answer"
                           : fmt::format("no answer from {}", fmt::join(silent, ", "));
   } catch (const DistributedError&) {
-    return fmt::format("no answer from the store's host {}", launch.master_addr);
+    return launch.agent_store
+               ? fmt::format("no answer from torchrun's agent on {}, which serves the store",
+                             launch.master_addr)
+               : fmt::format("no answer from rank 0 on host {}, which serves the store", connection.hosts[0]);
   }
 }
 
@@ -202,6 +205,8 @@ void check_cluster(DistConfig config, const std::string& device) {
         device == "cuda" ? fmt::format("cuda:{}", connection.launch.local_rank) : device;
     measure_all(connection, place);
   } catch (const DistributedError& error) {
+    if (connection.launch.rank == 0) fmt::print("\n");
+    std::fflush(stdout);
     const std::string answer = roll_call(connection);
     connection.group.close();
     leave(*connection.store, connection.launch);

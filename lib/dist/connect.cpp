@@ -1,6 +1,7 @@
 #include "dist/connect.h"
 
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -22,6 +23,8 @@
 
 namespace exfusion {
 namespace {
+
+constexpr std::chrono::seconds kGrace(1);  // c10d's own time ends first, with better words
 
 std::string chosen_backend(const std::string& backend, const std::string& device) {
   if (backend == "nccl" && device != "cuda")
@@ -57,7 +60,7 @@ Store open_store(const Launch& launch, std::chrono::milliseconds timeout) {
   const std::string prefix = fmt::format("exfusion/{}", launch.restarts);
   std::optional<c10d::Store*> store;
   try {
-    store = within(timeout, [host, options, prefix]() -> c10d::Store* {
+    store = within(timeout + kGrace, [host, options, prefix]() -> c10d::Store* {
       return c10::make_intrusive<c10d::PrefixStore>(prefix,
                                                     c10::make_intrusive<c10d::TCPStore>(host, options))
           .release();
@@ -116,6 +119,8 @@ Connection connect(const Launch& launch, const DistConfig& config, const std::st
     return connection;
   }
   connection.backend = backend;
+  // What fails is said once, by us: c10d's warnings are stacks of 20 lines.
+  if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;
   connection.store = open_store(launch, config.timeout);
   const std::string hosts =
       meet(*connection.store, launch, "start", host_name(), config.timeout,
