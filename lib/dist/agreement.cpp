@@ -23,12 +23,13 @@ constexpr std::chrono::seconds kGrace(5);               // rank 0 speaks first w
 constexpr std::chrono::seconds kLastWords(10);
 constexpr const char* kRefused = "refused";
 
-// The value of a key; nullopt at `until`. Throws when a rank refuses.
-std::optional<std::string> awaited(const Store& store, const std::string& key, Clock::time_point until) {
+// The value of a key; nullopt at `until`, and when a rank refuses: `refusal` then says who and why.
+std::optional<std::string> awaited(const Store& store, const std::string& key, Clock::time_point until,
+                                   std::string& refusal) {
   for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestPause)) {
     if (auto value = store.get(key)) return value;
-    if (const auto reason = store.get(kRefused)) throw DistributedError(*reason);
-    if (Clock::now() >= until) return std::nullopt;
+    if (const auto reason = store.get(kRefused)) refusal = *reason;
+    if (!refusal.empty() || Clock::now() >= until) return std::nullopt;
     std::this_thread::sleep_for(pause);
   }
 }
@@ -55,7 +56,9 @@ std::vector<std::string> all_texts(const Store& store, const Launch& launch, con
   std::vector<std::string> texts;
   std::vector<int> missing;
   for (int rank = 0; rank < launch.world; ++rank) {
-    auto text = awaited(store, key_of(topic, rank), until);
+    std::string refusal;
+    auto text = awaited(store, key_of(topic, rank), until, refusal);
+    if (!refusal.empty()) throw DistributedError(refusal);
     if (!text) missing.push_back(rank);
     texts.push_back(text.value_or(""));
   }
@@ -111,12 +114,21 @@ std::string compared(const std::vector<std::string>& texts) {
 std::string meet(const Store& store, const Launch& launch, const std::string& topic, const std::string& text,
                  std::chrono::milliseconds timeout,
                  const std::function<std::string(const std::vector<std::string>&)>& answer) {
-  store.set(key_of(topic, launch.rank), text);
+  std::string refusal;
+  std::optional<std::string> verdict;
+  bool rank_0_came = false;
+  try {
+    store.set(key_of(topic, launch.rank), text);
+    if (launch.rank != 0) verdict = awaited(store, topic, Clock::now() + timeout + kGrace, refusal);
+    rank_0_came = store.get(key_of(topic, 0)).has_value();
+  } catch (const DistributedError& error) {
+    throw DistributedError(fmt::format("{}: {}; {}", topic, no_answer_from_store(launch), error.what()));
+  }
   if (launch.rank == 0) return decide(store, launch, topic, timeout, answer);
-  const auto verdict = awaited(store, topic, Clock::now() + timeout + kGrace);
+  if (!refusal.empty()) throw DistributedError(refusal);
   if (!verdict)
     throw DistributedError(fmt::format("{}: rank 0 {} within {}", topic,
-                                       store.get(key_of(topic, 0)) ? "did not answer" : "did not come",
+                                       rank_0_came ? "did not answer" : "did not come",
                                        duration_text(timeout + kGrace)));
   if (verdict->starts_with('+')) return verdict->substr(1);
   store.add(topic + "/read", 1);
@@ -146,6 +158,11 @@ void leave(const Store& store, const Launch& launch) noexcept {
     if (launch.rank == 0) linger(store, "left", launch.world, kLastWords);
   } catch (const std::exception&) {
   }
+}
+
+std::string no_answer_from_store(const Launch& launch) {
+  return fmt::format("no answer from {} at {}, which serves the store",
+                     launch.agent_store ? "torchrun's agent" : "rank 0", launch.master_addr);
 }
 
 std::string host_name() {

@@ -29,7 +29,10 @@ void refuse(const Store& store, const Launch& launch, const std::string& reason)
 // The last words: rank 0, which may serve the store, stays until everyone has left, 10 s at most.
 void leave(const Store& store, const Launch& launch) noexcept;
 
-// "host" of this machine, for messages.
+// For errors of the store: who serves it, and where.
+std::string no_answer_from_store(const Launch& launch);
+
+// The name of this machine, for messages.
 std::string host_name();
 
 }  // namespace exfusion

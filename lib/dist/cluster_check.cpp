@@ -181,10 +181,7 @@ std::string roll_call(const Connection& connection) {
     return silent.empty() ? "all ranks still answer"
                           : fmt::format("no answer from {}", fmt::join(silent, ", "));
   } catch (const DistributedError&) {
-    return launch.agent_store
-               ? fmt::format("no answer from torchrun's agent on {}, which serves the store",
-                             launch.master_addr)
-               : fmt::format("no answer from rank 0 on host {}, which serves the store", connection.hosts[0]);
+    return no_answer_from_store(launch);
   }
 }
 

@@ -201,7 +201,11 @@ void LocalRanks::pass_on(int signal) {
 }
 
 void LocalRanks::enforce() {
-  if (!deadline_ || Clock::now() < *deadline_) return;
+  if (!deadline_) return;
+  const bool only_stopped =
+      std::all_of(children_.begin(), children_.end(), [](const Child& c) { return c.ended || c.stopped; });
+  if (only_stopped) told_to_end_ = true;  // they hear nothing but SIGKILL, and nobody else is left to speak
+  if (!only_stopped && Clock::now() < *deadline_) return;
   send(told_to_end_ ? SIGKILL : SIGTERM);
   told_to_end_ = true;
   deadline_ = Clock::now() + kTimeToObey;

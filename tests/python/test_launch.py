@@ -222,6 +222,46 @@ def test_a_batch_script_is_one_process_and_its_job_step_is_two(run, program, slu
     assert [line.split()[0] for line in step.splitlines()[1:3]] == ["0", "1"], step
 
 
+@pytest.fixture
+def two_hosts(run):
+    """Two network namespaces that a pair of veth devices joins; returns how a command starts in each. Host names differ too."""
+    if os.getuid() != 0 or not shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin"):
+        pytest.skip("network namespaces need root and ip (apt-get install iproute2)")
+    hosts = [f"exf{os.getpid()}{side}" for side in "ab"]
+    try:
+        for host in hosts:
+            if run(["ip", "netns", "add", host]).returncode != 0:
+                pytest.skip("this machine makes no network namespaces")
+        run(["ip", "link", "add", "veth", "netns", hosts[0], "type", "veth", "peer", "name", "veth", "netns", hosts[1]], check=True)
+        for number, host in enumerate(hosts, 1):
+            run(["ip", "-n", host, "addr", "add", f"10.99.7.{number}/24", "dev", "veth"], check=True)
+            for device in ("lo", "veth"):
+                run(["ip", "-n", host, "link", "set", device, "up"], check=True)
+        yield [["ip", "netns", "exec", host, "unshare", "-u", "sh", "-c", f'hostname {host}; exec "$@"', "sh"] for host in hosts]
+    finally:
+        for host in hosts:
+            run(["ip", "netns", "del", host])
+
+
+def test_two_hosts_by_address(two_hosts, program):
+    """Gloo takes the interface that routes to MASTER_ADDR: over loopback the two could not meet."""
+    running = [subprocess.Popen([*host, program, "--check-cluster"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10.99.7.1"})
+               for rank, host in enumerate(two_hosts)]
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    hosts = re.findall(r"^ +\d  (\S+)", outputs[0][0], re.MULTILINE)
+    assert [host[-1] for host in hosts] == ["a", "b"], outputs
+
+
+def test_gloo_takes_the_interface_it_is_told(program):
+    for name, code, words in (("lo", 0, ""), ("nosuch0", 1, "cannot connect over GLOO_SOCKET_IFNAME=nosuch0")):
+        port = free_port()
+        environments = [{**plain(rank, 2, port), "GLOO_SOCKET_IFNAME": name} for rank in range(2)]
+        for found, _, err in in_parallel([program, "--check-cluster"], environments):
+            assert found == code and words in err, err
+
+
 def test_ranks_that_do_not_come_are_named(quick):
     port = free_port()
     for code, _, err in in_parallel(quick, [plain(rank, 4, port) for rank in (0, 2)]):
@@ -258,8 +298,7 @@ def test_nccl_on_a_cpu_is_refused(quick):
     assert "dist.backend: nccl moves GPU memory, but train.device is cpu" in err
 
 
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how, rank", [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)])
 def test_after_a_lost_rank_nobody_is_left(quick, rank, how):
     with local_ranks(quick, 3) as (process, pids):
         os.kill(pids[rank], how)
@@ -267,7 +306,7 @@ def test_after_a_lost_rank_nobody_is_left(quick, rank, how):
         assert process.returncode == 1
         assert not any(alive(pid) for pid in pids)
         errors = process.stderr.read()
-    assert f"no answer from rank {rank} on host" in errors
+    assert f"no answer from rank {rank} " in errors
 
 
 def test_a_stopped_rank_does_not_outlive_a_parent_that_is_told_to_end(program):
