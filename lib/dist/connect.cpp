@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <c10/util/Logging.h>
 #include <fmt/format.h>
+#include <net/if.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -91,21 +92,42 @@ std::string own_address(const Connection& connection) {
   return outer.empty() ? address : outer;
 }
 
-c10d::Backend* make_backend(const Connection& connection, std::chrono::milliseconds timeout) {
+// The interface that the user has chosen; "": none.
+std::string chosen_interface() {
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  const std::string name = interface ? interface : "";
+  if (!name.empty() && if_nametoindex(name.c_str()) == 0)
+    throw UsageError(fmt::format("GLOO_SOCKET_IFNAME is '{}': this machine has no such interface", name));
+  return name;
+}
+
+c10d::Backend* make_backend(const Connection& connection, const std::string& interface,
+                            std::chrono::milliseconds timeout) {
   const Launch& launch = connection.launch;
   const Store store = connection.store->within(connection.backend);
   if (connection.backend == "nccl")
     return make_nccl(store.native(), launch.rank, launch.world, launch.local_rank, timeout);
-  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-  const std::string name = interface ? interface : "";
-  const std::string address = name.empty() ? own_address(connection) : "";
+  const std::string address = interface.empty() ? own_address(connection) : "";
   try {
-    return make_gloo(store.native(), launch.rank, launch.world, timeout, name, address);
+    return make_gloo(store.native(), launch.rank, launch.world, timeout, interface, address);
   } catch (const std::exception& error) {
     throw DistributedError(fmt::format("rank {} cannot connect over {}: {}", launch.rank,
-                                       name.empty() ? address : "GLOO_SOCKET_IFNAME=" + name,
-                                       message(error)));
+                                       interface.empty() ? address : interface, message(error)));
   }
+}
+
+void join(Connection& connection, std::chrono::milliseconds timeout) {
+  Launch& launch = connection.launch;
+  const std::string interface =
+      chosen_interface();  // who finds his wrong says so while the others still listen
+  const std::string hosts =
+      meet(*connection.store, launch, "start", host_name(), timeout,
+           [](const std::vector<std::string>& names) { return nlohmann::json(names).dump(); });
+  connection.hosts = nlohmann::json::parse(hosts).get<std::vector<std::string>>();
+  if (launch.local_world == 0)
+    launch.local_world =
+        static_cast<int>(std::count(connection.hosts.begin(), connection.hosts.end(), host_name()));
+  connection.group = ProcessGroup(make_backend(connection, interface, timeout));
 }
 
 }  // namespace
@@ -122,14 +144,12 @@ Connection connect(const Launch& launch, const DistConfig& config, const std::st
   // What fails is said once, by us: c10d's warnings are stacks of 20 lines.
   if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;
   connection.store = open_store(launch, config.timeout);
-  const std::string hosts =
-      meet(*connection.store, launch, "start", host_name(), config.timeout,
-           [](const std::vector<std::string>& names) { return nlohmann::json(names).dump(); });
-  connection.hosts = nlohmann::json::parse(hosts).get<std::vector<std::string>>();
-  if (launch.local_world == 0)
-    connection.launch.local_world =
-        static_cast<int>(std::count(connection.hosts.begin(), connection.hosts.end(), host_name()));
-  connection.group = ProcessGroup(make_backend(connection, config.timeout));
+  try {
+    join(connection, config.timeout);
+  } catch (const Error& error) {
+    refuse(*connection.store, launch, error.what());
+    throw;
+  }
   return connection;
 }
 

@@ -107,6 +107,15 @@ def test_torchrun(run, program):
     checked(run([*torchrun, program, "--check-cluster"]), 2)
 
 
+def test_torchrun_starts_anew(run, program, tmp_path):
+    """Rank 1 fails in the first attempt; the second meets over the same agent's store, and reads none of the first one's words."""
+    script = tmp_path / "rank.sh"
+    script.write_text(f'if [ "$TORCHELASTIC_RESTART_COUNT$RANK" = 01 ]; then sleep 1; exit 3; fi; exec {program} --check-cluster\n',
+                      encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", 2, "--max-restarts", 1]
+    checked(run([*torchrun, "sh", script]), 2)
+
+
 def test_mpirun(run, program):
     if shutil.which("mpirun") is None:
         pytest.skip("mpirun is missing: apt-get install openmpi-bin")
@@ -255,11 +264,22 @@ def test_two_hosts_by_address(two_hosts, program):
 
 
 def test_gloo_takes_the_interface_it_is_told(program):
-    for name, code, words in (("lo", 0, ""), ("nosuch0", 1, "cannot connect over GLOO_SOCKET_IFNAME=nosuch0")):
-        port = free_port()
-        environments = [{**plain(rank, 2, port), "GLOO_SOCKET_IFNAME": name} for rank in range(2)]
-        for found, _, err in in_parallel([program, "--check-cluster"], environments):
-            assert found == code and words in err, err
+    port = free_port()
+    environments = [{**plain(rank, 2, port), "GLOO_SOCKET_IFNAME": "lo"} for rank in range(2)]
+    assert [code for code, _, _ in in_parallel([program, "--check-cluster"], environments)] == [0, 0]
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_a_rank_that_refuses_to_start_is_named_by_the_others_at_once(program, culprit):
+    port = free_port()
+    environments = [plain(rank, 3, port) for rank in range(3)]
+    environments[culprit]["GLOO_SOCKET_IFNAME"] = "nosuch0"
+    started = time.monotonic()
+    for rank, (code, _, err) in enumerate(in_parallel([program, "--check-cluster"], environments)):
+        assert code == (2 if rank == culprit else 1), err
+        reason = "GLOO_SOCKET_IFNAME is 'nosuch0': this machine has no such interface"
+        assert (reason if rank == culprit else f"rank {culprit} on host {socket.gethostname()} refused: {reason}") in err
+    assert time.monotonic() - started < 30
 
 
 def test_ranks_that_do_not_come_are_named(quick):
