@@ -186,9 +186,9 @@ void LocalRanks::ended(int rank, int status) {
   const bool obeyed = passed_on_ != 0 && (child.signal == passed_on_ || child.code == 128 + passed_on_);
   if (obeyed || deadline_ || !running()) return;
   deadline_ = Clock::now() + kTimeToEnd;
-  log_warning("--nproc: rank {} (pid {}) {} {}; the others have {} s to end", rank, child.pid,
-              child.signal ? "was ended by signal" : "exited with code",
-              child.signal ? child.signal : child.code, kTimeToEnd.count());
+  if (child.signal != 0)  // who exits has said why
+    log_warning("--nproc: rank {} (pid {}) was ended by signal {}; the others have {} s to end", rank,
+                child.pid, child.signal, kTimeToEnd.count());
 }
 
 void LocalRanks::pass_on(int signal) {
@@ -206,6 +206,8 @@ void LocalRanks::enforce() {
       std::all_of(children_.begin(), children_.end(), [](const Child& c) { return c.ended || c.stopped; });
   if (only_stopped) told_to_end_ = true;  // they hear nothing but SIGKILL, and nobody else is left to speak
   if (!only_stopped && Clock::now() < *deadline_) return;
+  if (!only_stopped)
+    log_warning("--nproc: ranks that have not ended get SIG{}", told_to_end_ ? "KILL" : "TERM");
   send(told_to_end_ ? SIGKILL : SIGTERM);
   told_to_end_ = true;
   deadline_ = Clock::now() + kTimeToObey;
