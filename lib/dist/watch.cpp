@@ -88,7 +88,7 @@ struct Watch::State {
   Store store;
   Hearts hearts;
   Wish heard = Wish::watch;
-  Clock::time_point asked, slow_checked = Clock::now();
+  Clock::time_point asked, slow_checked = Clock::now(), decided;  // decided: there is a verdict
 
   void run();
   std::string last_words();
@@ -174,9 +174,9 @@ bool Watch::State::may_end() {
 // Tells the others that this rank ends because of the verdict, and keeps the store until they have read it
 // too.
 void Watch::State::leave(int culprit) {
+  decided = Clock::now();
   hearts.beat(activity, RankState::leaving);
-  const Clock::time_point until = Clock::now() + options.grace;
-  while (rank == store_host && !hearts.all_gone(culprit) && Clock::now() < until) {
+  while (rank == store_host && !hearts.all_gone(culprit) && Clock::now() < decided + options.grace) {
     std::this_thread::sleep_for(options.beat / 4);
     hearts.look_at_all();
   }
@@ -204,7 +204,10 @@ std::string Watch::State::last_words() {
       last = heard == Wish::failure ? reason : "the other ranks take this one for lost: " + last;
     leave(found->culprit);
   } catch (const std::exception& error) {
-    if (last.empty() && heard != Wish::finish) last = store_lost(error.what());
+    if (last.empty() && heard != Wish::finish) {
+      decided = Clock::now();
+      last = store_lost(error.what());
+    }
   }
   return last;
 }
@@ -224,7 +227,7 @@ void Watch::State::run() {
 // rank, in a long computation, or in a destructor that waits for a collective.
 void Watch::State::guard(const std::string& last) {
   std::unique_lock lock(mutex);
-  const bool unwinds = changed.wait_for(lock, options.grace, [&] { return wish != Wish::watch; });
+  const bool unwinds = changed.wait_until(lock, decided + options.grace, [&] { return wish != Wish::watch; });
   lock.unlock();
   if (unwinds) std::this_thread::sleep_for(options.grace);
   options.end(last);

@@ -138,6 +138,24 @@ TEST(Watch, NamesTheRankWhoseHeartStops) {
   }
 }
 
+TEST(Watch, WarnsOfASlowRankAndGoesOn) {
+  const Store store = make_store();
+  Heartbeat slow = heart("backward", 2);
+  slow.seconds = {{"backward", 0.5}};
+  slow.state = RankState::finished;
+  store.set("heart/1", slow.text());
+  WatchOptions options = quick();
+  options.slow_every = milliseconds(100);
+  Watch watch(store, 0, 2, 0, options);
+  watch.at("backward", 1);
+  watch.at("forward", 2);
+  testing::internal::CaptureStderr();
+  std::this_thread::sleep_for(milliseconds(300));
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("warning: rank 1 is slow: its backward takes"), std::string::npos) << log;
+  EXPECT_NO_THROW(watch.finish());
+}
+
 TEST(Watch, BearsWithALateHeart) {
   const Store store = make_store();
   Heartbeat late = heart("forward", 1);
