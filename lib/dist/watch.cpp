@@ -90,6 +90,7 @@ struct Watch::State {
   Wish heard = Wish::watch;
   Clock::time_point asked, slow_checked = Clock::now(), decided;  // decided: there is a verdict
 
+  void begin();
   void run();
   std::string last_words();
   std::optional<Verdict> turn();
@@ -189,6 +190,18 @@ std::string Watch::State::store_lost(const std::string& error) {
                      brief(error));
 }
 
+// Makes this rank known, and knows the store's host: once that is lost, nothing can be read any more.
+void Watch::State::begin() {
+  try {
+    hearts.beat(activity, RankState::running);
+    const Clock::time_point until = Clock::now() + options.silence;
+    while (store_host >= 0 && store_host != rank && !hearts.look_at(store_host).heart && Clock::now() < until)
+      std::this_thread::sleep_for(options.beat / 10);
+  } catch (const DistributedError& error) {
+    throw DistributedError(store_lost(error.what()));
+  }
+}
+
 // Watches until the run ends in one way or another, and returns the words for a bad one, "" for a good one.
 std::string Watch::State::last_words() {
   std::string last;
@@ -244,6 +257,7 @@ void Watch::State::ask(Wish what, const std::string& error) {
 
 Watch::Watch(const Store& store, int rank, int world, int store_host, WatchOptions options)
     : state_(std::make_shared<State>(store, rank, world, store_host, std::move(options))) {
+  state_->begin();
   state_->thread = std::thread([state = state_] { state->run(); });
 }
 

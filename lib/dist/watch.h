@@ -35,8 +35,9 @@ struct WatchOptions {
 // Within `grace` of the verdict the process ends, wherever its training thread is.
 class Watch final : public CollectiveObserver {
  public:
-  // `store_host`: the rank that serves the store, -1 if none of them does (torchrun's agent). Throws
-  // DistributedError when the store does not answer.
+  // All ranks make theirs as soon as the group is connected; returns once `store_host` has. That is the rank
+  // which serves the store, -1 if none of them does (torchrun's agent). Throws DistributedError when the
+  // store does not answer.
   Watch(const Store& store, int rank, int world, int store_host, WatchOptions options = {});
   ~Watch() override;  // without finish() or a verdict before: failed()
   Watch(const Watch&) = delete;

@@ -53,13 +53,15 @@ void run(milliseconds timeout, int steps, const std::string& fault) {
   const int rank = std::stoi(variable("RANK")), world = std::stoi(variable("WORLD_SIZE"));
   c10d::TCPStoreOptions options;
   options.port = static_cast<std::uint16_t>(std::stoi(variable("MASTER_PORT")));
-  options.isServer = rank == 0;
+  const bool agent_store = std::getenv("TORCHELASTIC_USE_AGENT_STORE");  // somebody else serves it
+  options.isServer = rank == 0 && !agent_store;
+  options.waitWorkers = !agent_store;
   options.numWorkers = static_cast<std::size_t>(world);
   options.timeout = seconds(60);
   const Store store(c10::make_intrusive<c10d::TCPStore>(variable("MASTER_ADDR"), options).release());
   const ProcessGroup group(
       make_gloo(store.within("gloo").native(), rank, world, timeout, "", variable("ADDRESS")));
-  Watch watch(store, rank, world, 0);
+  Watch watch(store.within("watch"), rank, world, agent_store ? -1 : 0);
   group.observe(&watch);
   try {
     train(group, watch, steps, fault);

@@ -19,12 +19,14 @@ LIMIT = 15.0  # seconds from the fault to the last survivor's end
 PAUSE = 4.0
 LONG, SHORT = 600_000, 6_000  # dist.timeout in ms: as by default, and that of a hang's drill
 
-# name: (what happens, to which rank, timeout of a collective)
+# name: (what happens, to which rank, timeout of a collective). "agent": the store is served by none of the ranks, as under torchrun.
 DRILLS = {
     "killed": ("kill", 2, LONG),
     "killed, first": ("kill", 0, LONG),
     "stopped": ("stop", 2, LONG),
     "stopped, first": ("stop", 0, LONG),
+    "killed, first, agent": ("kill", 0, LONG),
+    "stopped, first, agent": ("stop", 0, LONG),
     "exception": ("throw", 1, LONG),
     "exception, first": ("throw", 0, LONG),
     "hang": ("hang", 1, SHORT),
@@ -82,16 +84,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def drill(program, folder, fault, culprit, timeout, addresses=("127.0.0.1",) * RANKS, before=([],) * RANKS, cut=None):
+def drill(program, folder, fault, culprit, timeout, addresses=("127.0.0.1",) * RANKS, before=([],) * RANKS, cut=None, store=None):
     """{rank: (exit code, seconds after the fault, last line of stderr)}; None for a code: it still ran."""
     own = fault if fault in ("throw", "hang", "late") else ""
     steps = 10 if fault in BEARABLE else 1_000_000
-    port = free_port()
+    port = store.port if store else free_port()
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True"} if store else {}
     folder.mkdir()
     ranks = []
     for rank in range(RANKS):
         env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": addresses[0], "MASTER_PORT": str(port),
-               "ADDRESS": addresses[rank]}
+               "ADDRESS": addresses[rank], **agent}
         with open(folder / f"{rank}.err", "w", encoding="utf-8") as errors:
             ranks.append(subprocess.Popen([*before[rank], program, str(timeout), str(steps), own if rank == culprit else ""],
                                           stdout=subprocess.PIPE, stderr=errors, text=True, env=env))
@@ -132,10 +135,13 @@ def ends(bin_dir, tmp_path_factory):
         fault, culprit, timeout = DRILLS[name]
         arguments = (bin_dir / "dist_drill", place / str(number), fault, culprit, timeout)
         if fault != "cut":
-            return drill(*arguments)
+            return drill(*arguments, store=stores.get(name))
         with network(f"drill-{os.getpid()}-{number}", culprit) as (addresses, before, cut):
             return drill(*arguments, addresses, before, cut)
 
+    from torch.distributed import TCPStore
+
+    stores = {name: TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False) for name in DRILLS if name.endswith("agent")}
     cutting = may_cut()
     with concurrent.futures.ThreadPoolExecutor(len(DRILLS)) as pool:
         futures = {}
