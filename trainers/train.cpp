@@ -9,6 +9,8 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/recipe.h"
+#include "dist/cluster_check.h"
+#include "dist/local_ranks.h"
 #include "program.h"
 #include "train/loop.h"
 #include "train/memory.h"
@@ -72,6 +74,8 @@ int run(int argc, char** argv) {
   if (answered(program, given)) return 0;
   if (given["list"].as<bool>()) return list_choices(), 0;
   check_options(given);
+  if (const int ranks = ranks_to_start(given)) return run_local_ranks(ranks, without_nproc(argc, argv));
+  if (given["check-cluster"].as<bool>() && !given.count("recipe")) return check_cluster({}, "cpu"), 0;
   const auto sets =
       given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
   const bool resume = given.count("resume") != 0;
@@ -97,6 +101,7 @@ int run(int argc, char** argv) {
     throw UsageError(
         fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
                     config.train.steps));
+  if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
   check_memory(config);
   if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;

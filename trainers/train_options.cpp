@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "data/dataset.h"
+#include "dist/launch.h"
 #include "fusion/fusion_config.h"
 #include "models/model.h"
 #include "nn/ffn_config.h"
@@ -32,7 +33,11 @@ constexpr const char* kUsage =
     "  exfusion-train recipes/quickstart.yaml\n"
     "  exfusion-train recipes/quickstart.yaml --set fusion=none --out runs/dense     the dense baseline\n"
     "  exfusion-train recipes/vit_s.yaml --set fusion.experts=8 --set train.epochs=20\n"
-    "  exfusion-train --resume runs/vit_s --set train.epochs=30\n\n"
+    "  exfusion-train --resume runs/vit_s --set train.epochs=30\n"
+    "  exfusion-train recipes/vit_s.yaml --nproc 2                                   two ranks on this "
+    "machine\n"
+    "  torchrun --no-python --nproc-per-node 2 exfusion-train recipes/vit_s.yaml     the same; or srun, "
+    "mpirun\n\n"
     "Exit codes: 0 done, 1 the run failed, 2 bad input, 130/143 stopped by Ctrl-C/SIGTERM after saving.\n";
 
 }  // namespace
@@ -51,6 +56,9 @@ ProgramOptions train_options() {
       "dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")(
       "profile", po::value<std::int64_t>()->default_value(0, "")->value_name("N"),
       "after 3 steps, log where the time of the next N goes and write it to profile.json (Perfetto)")(
+      "nproc", po::value<std::int64_t>()->value_name("N"), "start N ranks of this command on this machine")(
+      "check-cluster", po::bool_switch(),
+      "connect the ranks, run every collective, print bandwidths, and stop; a recipe's dist section counts")(
       "json", po::bool_switch(), "print one JSON object with the result on stdout, also after Ctrl-C")(
       "list", po::bool_switch(), "list models, data sets, schedules and weight modes");
   return program;
@@ -66,6 +74,15 @@ void list_choices() {
 }
 
 void check_options(const po::variables_map& given) {
+  if (given["check-cluster"].as<bool>()) {
+    for (const char* other : {"resume", "out"}) {
+      if (given.count(other))
+        throw UsageError(fmt::format("--check-cluster trains nothing: --{} does not go with it", other));
+    }
+    if (given.count("set") && !given.count("recipe"))
+      throw UsageError("--set overrides values of a recipe: give one, for example recipes/quickstart.yaml");
+    return;
+  }
   if (given.count("recipe") == given.count("resume"))
     throw UsageError(given.count("recipe")
                          ? "give a recipe or --resume RUN, not both (a run keeps its recipe)"
@@ -80,6 +97,32 @@ void check_options(const po::variables_map& given) {
   if (given["json"].as<bool>() || profiled > 0)
     throw UsageError(
         "--json and --profile describe a training; they do not go with --print-recipe or --dry-run");
+}
+
+int ranks_to_start(const po::variables_map& given) {
+  if (!given.count("nproc")) return 0;
+  const std::int64_t ranks = given["nproc"].as<std::int64_t>();
+  if (ranks < 1 || ranks > 1024)
+    throw UsageError(fmt::format("--nproc is a number of ranks, 1 to 1024, got {}", ranks));
+  const Launch launch = launch_from_environment();
+  if (!launch.launcher.empty())
+    throw UsageError(fmt::format(
+        "--nproc starts ranks, but this process is already rank {} of {} ({}): leave out one of the two",
+        launch.rank, launch.world,
+        launch.launcher == "environment" ? "RANK is set" : "started by " + launch.launcher));
+  return static_cast<int>(ranks);
+}
+
+std::vector<std::string> without_nproc(int argc, char** argv) {
+  std::vector<std::string> rest;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--nproc")
+      ++i;  // its value
+    else if (!word.starts_with("--nproc="))
+      rest.push_back(word);
+  }
+  return rest;
 }
 
 }  // namespace exfusion

@@ -20,6 +20,14 @@ if(NOT EXFUSION_CUDART)
   message(FATAL_ERROR "EXFUSION_CUDA=ON needs libcudart.so: give -DEXFUSION_CUDART=<file>")
 endif()
 
+# The headers of NCCL, beside libtorch's, and those of CUDA that they include: for lib/dist/nccl.cpp.
+find_path(EXFUSION_NCCL_INCLUDE nccl.h HINTS "${_beside}/../nccl/include")
+find_path(EXFUSION_CUDA_INCLUDE cuda_runtime_api.h HINTS "${_beside}/include" PATHS /usr/local/cuda/include)
+if(NOT EXFUSION_NCCL_INCLUDE OR NOT EXFUSION_CUDA_INCLUDE)
+  message(FATAL_ERROR "EXFUSION_CUDA=ON needs nccl.h and cuda_runtime_api.h: give -DEXFUSION_NCCL_INCLUDE=<folder> "
+    "and -DEXFUSION_CUDA_INCLUDE=<folder>")
+endif()
+
 # Machine code for A100; RTX 30 and 40; H100 and H200; B200 and B300; RTX 50. What comes later compiles the last one's PTX at start.
 set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 90-real 100-real 120 CACHE STRING "GPU architectures")
 set(ENV{NVCC_APPEND_FLAGS} "$ENV{NVCC_APPEND_FLAGS} -L${_beside}/lib")  # nvcc's own trial link looks in lib64 only

@@ -1,5 +1,7 @@
 #include "core/duration.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <utility>
 
@@ -18,6 +20,10 @@ std::optional<std::chrono::milliseconds> parse_duration(const std::string& text)
       return std::chrono::milliseconds(static_cast<std::int64_t>(span));
   }
   return std::nullopt;
+}
+
+std::string duration_text(std::chrono::milliseconds span) {
+  return fmt::format("{:g} s", static_cast<double>(span.count()) / 1000.0);
 }
 
 }  // namespace exfusion

@@ -141,7 +141,11 @@ void ProcessGroup::barrier() const {
 
 void ProcessGroup::sum(std::vector<double>& values) const {
   if (alone() || values.empty()) return;
-  all_reduce(at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble));
+  const at::Tensor here =
+      at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble);
+  const at::Tensor sums = state_->backend->getBackendName() == "nccl" ? here.to(at::kCUDA) : here;
+  all_reduce(sums);
+  if (!sums.is_same(here)) here.copy_(sums);
 }
 
 const std::map<std::string, Traffic>& ProcessGroup::traffic() const {

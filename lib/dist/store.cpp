@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <future>
 #include <mutex>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <utility>
 
+#include "core/duration.h"
 #include "core/error.h"
+#include "dist/bounded.h"
 
 namespace exfusion {
 namespace {
@@ -20,14 +21,10 @@ using Native = c10::intrusive_ptr<c10d::Store>;
 
 constexpr std::chrono::milliseconds kLongestPause(64);  // between two questions of wait()
 
-std::string text(std::chrono::milliseconds span) {
-  return fmt::format("{:g} s", static_cast<double>(span.count()) / 1000.0);
-}
-
 }  // namespace
 
 // What the copies of a store, and those within a prefix, share besides `store`.
-struct Connection {
+struct Wire {
   std::mutex mutex;  // c10d's clients are not all safe to use from two threads
   std::atomic<bool> broken = false;
 };
@@ -35,34 +32,30 @@ struct Connection {
 struct Store::State {
   Native store;
   std::chrono::milliseconds patience;
-  std::shared_ptr<Connection> connection = std::make_shared<Connection>();
+  std::shared_ptr<Wire> wire = std::make_shared<Wire>();
 
-  // Runs `body(store)` in a thread of its own: a client of c10d waits without end for a host that is stopped.
   template <class Body>
-  auto bounded(const char* what, const std::string& key, Body body) const {
-    using Result = decltype(body(std::declval<c10d::Store&>()));
-    const auto silent = [&] {
-      return DistributedError(
-          fmt::format("store: {} '{}': the store's host has not answered for {}", what, key, text(patience)));
+  auto call(const char* what, const std::string& key, Body body) const {
+    const auto failed = [&](const std::string& why) {
+      return DistributedError(fmt::format("store: {} '{}': {}", what, key, why));
     };
-    if (connection->broken) throw silent();
-    std::packaged_task<Result()> task([held = store, link = connection, call = std::move(body)] {
-      const std::lock_guard<std::mutex> lock(link->mutex);
-      return call(*held);
-    });
-    std::future<Result> result = task.get_future();
-    std::thread(std::move(task)).detach();
-    if (result.wait_for(patience) != std::future_status::ready) {
-      connection->broken = true;
-      throw silent();
-    }
+    const auto silent = [&] {
+      return failed(fmt::format("the store's host has not answered for {}", duration_text(patience)));
+    };
+    if (wire->broken) throw silent();
     try {
-      return result.get();
+      auto answer = exfusion::within(patience, [held = store, link = wire, body] {
+        const std::lock_guard<std::mutex> lock(link->mutex);
+        return body(*held);
+      });
+      if (answer) return *std::move(answer);
     } catch (const c10::Error& error) {
-      throw DistributedError(fmt::format("store: {} '{}': {}", what, key, error.what_without_backtrace()));
+      throw failed(error.what_without_backtrace());
     } catch (const std::exception& error) {
-      throw DistributedError(fmt::format("store: {} '{}': {}", what, key, error.what()));
+      throw failed(error.what());
     }
+    wire->broken = true;
+    throw silent();
   }
 };
 
@@ -70,11 +63,14 @@ Store::Store(c10d::Store* store, std::chrono::milliseconds patience)
     : state_(std::make_shared<State>(State{Native::reclaim(store), patience})) {}
 
 void Store::set(const std::string& key, const std::string& value) const {
-  state_->bounded("set", key, [key, value](c10d::Store& store) { store.set(key, value); });
+  state_->call("set", key, [key, value](c10d::Store& store) {
+    store.set(key, value);
+    return true;
+  });
 }
 
 std::optional<std::string> Store::get(const std::string& key) const {
-  return state_->bounded("get", key, [key](c10d::Store& store) -> std::optional<std::string> {
+  return state_->call("get", key, [key](c10d::Store& store) -> std::optional<std::string> {
     if (!store.check({key})) return std::nullopt;
     return store.get_to_str(key);
   });
@@ -86,30 +82,30 @@ std::string Store::wait(const std::string& key, std::chrono::milliseconds timeou
   for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestPause)) {
     if (const std::optional<std::string> value = get(key)) return *value;
     if (std::chrono::steady_clock::now() >= until)
-      throw DistributedError(fmt::format("store: nobody has set '{}' for {}", key, text(timeout)));
+      throw DistributedError(fmt::format("store: nobody has set '{}' for {}", key, duration_text(timeout)));
     std::this_thread::sleep_for(pause);
   }
 }
 
 std::int64_t Store::add(const std::string& key, std::int64_t number) const {
-  return state_->bounded("add", key, [key, number](c10d::Store& store) { return store.add(key, number); });
+  return state_->call("add", key, [key, number](c10d::Store& store) { return store.add(key, number); });
 }
 
 bool Store::compare_set(const std::string& key, const std::string& expected,
                         const std::string& desired) const {
-  return state_->bounded("compare_set", key, [key, expected, desired](c10d::Store& store) {
+  return state_->call("compare_set", key, [key, expected, desired](c10d::Store& store) {
     return store.compareSet(key, expected, desired) == desired;
   });
 }
 
 Store Store::clone() const {
-  Native copy = state_->bounded("clone", "", [](c10d::Store& store) { return store.clone(); });
+  Native copy = state_->call("clone", "", [](c10d::Store& store) { return store.clone(); });
   return Store(copy.release(), state_->patience);
 }
 
 Store Store::within(const std::string& prefix) const {
   auto store = c10::make_intrusive<c10d::PrefixStore>(prefix, state_->store);
-  return Store(std::make_shared<State>(State{std::move(store), state_->patience, state_->connection}));
+  return Store(std::make_shared<State>(State{std::move(store), state_->patience, state_->wire}));
 }
 
 c10d::Store& Store::native() const {

@@ -20,5 +20,10 @@ TEST(Duration, RefusesEverythingElse) {
     EXPECT_EQ(parse_duration(text), std::nullopt) << text;
 }
 
+TEST(Duration, IsWrittenInSeconds) {
+  EXPECT_EQ(duration_text(milliseconds(500)), "0.5 s");
+  EXPECT_EQ(duration_text(milliseconds(600000)), "600 s");
+}
+
 }  // namespace
 }  // namespace exfusion

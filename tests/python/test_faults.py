@@ -17,7 +17,7 @@ import pytest
 RANKS = 3
 LIMIT = 15.0  # seconds from the fault to the last survivor's end
 PAUSE = 4.0
-LONG, SHORT = 600_000, 6_000  # dist.timeout in ms: as by default, and that of a hang's drill
+LONG, SHORT = 600_000, 8_000  # dist.timeout in ms: as by default, and that of a hang's drill
 
 # name: (what happens, to which rank, timeout of a collective). "agent": the store is served by none of the ranks, as under torchrun.
 DRILLS = {
@@ -59,7 +59,7 @@ def may_cut():
 
 @contextlib.contextmanager
 def network(name, cut_off):
-    """Addresses of the ranks and the command that starts each: rank `cut_off` is alone behind a pair of interfaces."""
+    """Rank 0's address, what starts each rank, what cuts: rank `cut_off` is alone behind a pair of interfaces."""
     subnet = f"198.18.{os.getpid() % 250}"
     inner, outer = f"di{os.getpid()}", f"do{os.getpid()}"
     here, there = (f"{subnet}.{4 * cut_off + 1}", f"{subnet}.{4 * cut_off + 2}")
@@ -71,7 +71,7 @@ def network(name, cut_off):
         ip("link", "set", outer + str(cut_off), "up")
         ip("-n", name, "link", "set", inner, "up")
         ip("-n", name, "link", "set", "lo", "up")
-        yield ([there if rank == cut_off else here for rank in range(RANKS)],
+        yield (there if cut_off == 0 else here,
                [["ip", "netns", "exec", name] if rank == cut_off else [] for rank in range(RANKS)],
                lambda: ip("-n", name, "link", "set", inner, "down"))
     finally:
@@ -84,7 +84,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def drill(program, folder, fault, culprit, timeout, addresses=("127.0.0.1",) * RANKS, before=([],) * RANKS, cut=None, store=None):
+def drill(program, folder, fault, culprit, timeout, address="127.0.0.1", before=([],) * RANKS, cut=None, store=None):
     """{rank: (exit code, seconds after the fault, last line of stderr)}; None for a code: it still ran."""
     own = fault if fault in ("throw", "hang", "late") else ""
     steps = 10 if fault in BEARABLE else 1_000_000
@@ -93,8 +93,8 @@ def drill(program, folder, fault, culprit, timeout, addresses=("127.0.0.1",) * R
     folder.mkdir()
     ranks = []
     for rank in range(RANKS):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": addresses[0], "MASTER_PORT": str(port),
-               "ADDRESS": addresses[rank], **agent}
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(RANKS),
+               "MASTER_ADDR": address, "MASTER_PORT": str(port), **agent}
         with open(folder / f"{rank}.err", "w", encoding="utf-8") as errors:
             ranks.append(subprocess.Popen([*before[rank], program, str(timeout), str(steps), own if rank == culprit else ""],
                                           stdout=subprocess.PIPE, stderr=errors, text=True, env=env))
@@ -136,8 +136,8 @@ def ends(bin_dir, tmp_path_factory):
         arguments = (bin_dir / "dist_drill", place / str(number), fault, culprit, timeout)
         if fault != "cut":
             return drill(*arguments, store=stores.get(name))
-        with network(f"drill-{os.getpid()}-{number}", culprit) as (addresses, before, cut):
-            return drill(*arguments, addresses, before, cut)
+        with network(f"drill-{os.getpid()}-{number}", culprit) as (address, before, cut):
+            return drill(*arguments, address, before, cut)
 
     from torch.distributed import TCPStore
 

@@ -1,0 +1,139 @@
+#include "dist/connect.h"
+
+#include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "core/duration.h"
+#include "core/error.h"
+#include "dist/agreement.h"
+#include "dist/bounded.h"
+#include "dist/gloo.h"
+#include "dist/nccl.h"
+#include "dist/route.h"
+
+namespace exfusion {
+namespace {
+
+constexpr std::chrono::seconds kGrace(1);  // c10d's own time ends first, with better words
+
+std::string chosen_backend(const std::string& backend, const std::string& device) {
+  if (backend == "nccl" && device != "cuda")
+    throw UsageError(
+        fmt::format("dist.backend: nccl moves GPU memory, but train.device is {}: use gloo or auto", device));
+  if (backend == "gloo" && device == "cuda")
+    throw UsageError("dist.backend: gloo works on CPUs, but train.device is cuda: use nccl or auto");
+  return backend == "auto" ? (device == "cuda" ? "nccl" : "gloo") : backend;
+}
+
+std::string message(const std::exception& error) {
+  const auto* from_torch = dynamic_cast<const c10::Error*>(&error);
+  return from_torch ? from_torch->what_without_backtrace() : error.what();
+}
+
+// Rank 0 serves, unless torchrun's agent does. Every attempt of torchrun has keys of its own: those of a dead
+// attempt must not be read by the next.
+Store open_store(const Launch& launch, std::chrono::milliseconds timeout) {
+  const bool serves = launch.rank == 0 && !launch.agent_store;
+  const std::string place = fmt::format("{}:{}", launch.master_addr, launch.master_port);
+  if (!serves && !answers(launch.master_addr, launch.master_port, timeout))
+    throw DistributedError(
+        fmt::format("rank 0 did not come: nothing answers at {} (MASTER_ADDR, MASTER_PORT) within {}", place,
+                    duration_text(timeout)));
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<std::uint16_t>(launch.master_port);
+  options.isServer = serves;
+  options.waitWorkers = false;  // meet() does, and can say who is missing
+  options.timeout = timeout;
+  if (serves && launch.store_fd >= 0) options.masterListenFd = launch.store_fd;
+  const std::string host =
+      serves ? "127.0.0.1" : launch.master_addr;  // the server listens on every interface
+  const std::string prefix = fmt::format("exfusion/{}", launch.restarts);
+  std::optional<c10d::Store*> store;
+  try {
+    store = within(timeout + kGrace, [host, options, prefix]() -> c10d::Store* {
+      return c10::make_intrusive<c10d::PrefixStore>(prefix,
+                                                    c10::make_intrusive<c10d::TCPStore>(host, options))
+          .release();
+    });
+  } catch (const std::exception& error) {
+    throw DistributedError(serves ? fmt::format("rank 0 cannot serve the store on port {} (MASTER_PORT): {}",
+                                                launch.master_port, message(error))
+                                  : fmt::format("the store at {}: {}", place, message(error)));
+  }
+  if (!store)
+    throw DistributedError(
+        fmt::format("the store at {} has not answered for {}", place, duration_text(timeout)));
+  return Store(*store, std::min<std::chrono::milliseconds>(timeout, std::chrono::seconds(10)));
+}
+
+// Which address of this machine Gloo publishes to the other ranks.
+std::string own_address(const Connection& connection) {
+  const Launch& launch = connection.launch;
+  if (is_loopback(launch.master_addr)) return "127.0.0.1";
+  const std::string address = address_towards(launch.master_addr);
+  if (address.empty())
+    throw DistributedError(
+        fmt::format("no interface of this machine routes to MASTER_ADDR {}: GLOO_SOCKET_IFNAME can name one",
+                    launch.master_addr));
+  // A machine's own name often stands for loopback in its /etc/hosts, which other machines cannot reach.
+  const std::set<std::string> machines(connection.hosts.begin(), connection.hosts.end());
+  const std::string outer = is_loopback(address) && machines.size() > 1 ? outer_address() : "";
+  return outer.empty() ? address : outer;
+}
+
+c10d::Backend* make_backend(const Connection& connection, std::chrono::milliseconds timeout) {
+  const Launch& launch = connection.launch;
+  const Store store = connection.store->within(connection.backend);
+  if (connection.backend == "nccl")
+    return make_nccl(store.native(), launch.rank, launch.world, launch.local_rank, timeout);
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  const std::string name = interface ? interface : "";
+  const std::string address = name.empty() ? own_address(connection) : "";
+  try {
+    return make_gloo(store.native(), launch.rank, launch.world, timeout, name, address);
+  } catch (const std::exception& error) {
+    throw DistributedError(fmt::format("rank {} cannot connect over {}: {}", launch.rank,
+                                       name.empty() ? address : "GLOO_SOCKET_IFNAME=" + name,
+                                       message(error)));
+  }
+}
+
+}  // namespace
+
+Connection connect(const Launch& launch, const DistConfig& config, const std::string& device) {
+  Connection connection;
+  connection.launch = launch;
+  const std::string backend = chosen_backend(config.backend, device);
+  if (launch.world == 1) {
+    connection.hosts = {host_name()};
+    return connection;
+  }
+  connection.backend = backend;
+  // What fails is said once, by us: c10d's warnings are stacks of 20 lines.
+  if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;
+  // c10d and Gloo write to sockets whose other end may have been killed, and take the error for an answer.
+  std::signal(SIGPIPE, SIG_IGN);
+  connection.store = open_store(launch, config.timeout);
+  const std::string hosts =
+      meet(*connection.store, launch, "start", host_name(), config.timeout,
+           [](const std::vector<std::string>& names) { return nlohmann::json(names).dump(); });
+  connection.hosts = nlohmann::json::parse(hosts).get<std::vector<std::string>>();
+  if (launch.local_world == 0)
+    connection.launch.local_world =
+        static_cast<int>(std::count(connection.hosts.begin(), connection.hosts.end(), host_name()));
+  connection.group = ProcessGroup(make_backend(connection, config.timeout));
+  return connection;
+}
+
+}  // namespace exfusion

@@ -1,0 +1,113 @@
+#include "dist/agreement.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <thread>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <vector>
+
+#include "core/error.h"
+
+namespace exfusion {
+namespace {
+
+using namespace std::chrono_literals;
+
+// What each of `present` said: what its body returned, or the error that it threw.
+std::vector<std::string> answers(int world, const std::vector<int>& present,
+                                 const std::function<std::string(const Store&, const Launch&)>& body) {
+  const auto shared = c10::make_intrusive<c10d::HashStore>();
+  std::vector<std::string> said(present.size());
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < present.size(); ++i) {
+    threads.emplace_back([&, i] {
+      Launch launch;
+      launch.world = world;
+      launch.rank = present[i];
+      const Store store(c10::intrusive_ptr<c10d::Store>(shared).release());
+      try {
+        said[i] = body(store, launch);
+      } catch (const DistributedError& error) {
+        said[i] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return said;
+}
+
+TEST(Agreement, RanksThatMeetLearnTheSame) {
+  const auto said = answers(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
+    return meet(store, launch, "topic", std::to_string(launch.rank), 10s,
+                [](const std::vector<std::string>& texts) { return texts[0] + texts[1] + texts[2]; });
+  });
+  EXPECT_EQ(said, std::vector<std::string>(3, "012"));
+}
+
+TEST(Agreement, NamesWhoDidNotCome) {
+  const auto said = answers(5, {0, 2, 4}, [](const Store& store, const Launch& launch) {
+    return meet(store, launch, "start", "", 200ms, [](const auto&) { return ""; });
+  });
+  for (const std::string& text : said)
+    EXPECT_EQ(text.find("start: 2 of 5 ranks did not come within 0.2 s: rank 1, rank 3 (rank 0 waited"), 0u)
+        << text;
+}
+
+TEST(Agreement, NamesRankFieldAndBothValues) {
+  const auto said = answers(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
+    check_agreement(store, launch, {{"seed", launch.rank == 2 ? "4" : "3"}, {"recipe", "abc"}}, 10s);
+    return std::string("agreed");
+  });
+  for (const std::string& text : said)
+    EXPECT_EQ(text, "rank 2 on host " + host_name() + " differs in seed: it has 4, rank 0 has 3");
+}
+
+TEST(Agreement, AFieldOfOneRankAloneIsADifference) {
+  for (const int odd : {0, 1}) {
+    const auto said = answers(2, {0, 1}, [odd](const Store& store, const Launch& launch) {
+      std::map<std::string, std::string> fields = {{"seed", "3"}};
+      if (launch.rank == odd) fields["data"] = "00ff";
+      check_agreement(store, launch, fields, 10s);
+      return std::string("agreed");
+    });
+    for (const std::string& text : said)
+      EXPECT_NE(text.find(odd == 0 ? "differs in data: it has nothing, rank 0 has 00ff"
+                                   : "differs in data: it has 00ff, rank 0 has nothing"),
+                std::string::npos)
+          << text;
+  }
+}
+
+TEST(Agreement, SaysNothingWhereAllAgree) {
+  const auto said = answers(2, {0, 1}, [](const Store& store, const Launch& launch) {
+    check_agreement(store, launch, {{"seed", "3"}}, 10s);
+    return std::string("agreed");
+  });
+  EXPECT_EQ(said, std::vector<std::string>(2, "agreed"));
+}
+
+// A rank that cannot read its data ends the wait of the others at once.
+TEST(Agreement, ARefusalEndsTheWait) {
+  for (const int culprit : {0, 2}) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto said = answers(3, {0, 1, 2}, [culprit](const Store& store, const Launch& launch) {
+      if (launch.rank == culprit) {
+        refuse(store, launch, "no data");
+        return std::string();
+      }
+      check_agreement(store, launch, {}, 30s);
+      return std::string("agreed");
+    });
+    for (int rank = 0; rank < 3; ++rank) {
+      if (rank == culprit) continue;
+      EXPECT_EQ(said[static_cast<std::size_t>(rank)],
+                "rank " + std::to_string(culprit) + " on host " + host_name() + " refused: no data");
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+  }
+}
+
+}  // namespace
+}  // namespace exfusion
