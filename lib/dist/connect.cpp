@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -143,6 +144,8 @@ Connection connect(const Launch& launch, const DistConfig& config, const std::st
   connection.backend = backend;
   // What fails is said once, by us: c10d's warnings are stacks of 20 lines.
   if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;
+  // c10d and Gloo write to sockets whose other end may have been killed, and take the error for an answer.
+  std::signal(SIGPIPE, SIG_IGN);
   connection.store = open_store(launch, config.timeout);
   try {
     join(connection, config.timeout);
