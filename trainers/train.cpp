@@ -10,7 +10,9 @@
 #include "core/log.h"
 #include "core/recipe.h"
 #include "dist/cluster_check.h"
+#include "dist/launch.h"
 #include "dist/local_ranks.h"
+#include "io/files.h"
 #include "program.h"
 #include "train/loop.h"
 #include "train/memory.h"
@@ -40,22 +42,56 @@ std::string json_text(const fs::path& run, const RunOutcome& outcome) {
   return result.dump();
 }
 
-int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {
-  const bool resume = given.count("resume") != 0;
-  const fs::path path = resume               ? fs::path(given["resume"].as<std::string>())
-                        : given.count("out") ? fs::path(given["out"].as<std::string>())
-                                             : fs::path("runs") / config.name;
-  if (given["overwrite"].as<bool>()) check_sources_are_outside(config, path);
+fs::path run_path(const po::variables_map& given, const std::string& name) {
+  if (given.count("resume") && given["resume"].as<std::string>() != kAuto)
+    return given["resume"].as<std::string>();
+  return given.count("out") ? fs::path(given["out"].as<std::string>()) : fs::path("runs") / name;
+}
+
+// `--resume auto` with a folder that is there: it has to be this recipe's.
+void check_same_recipe(const fs::path& path, const std::string& resolved) {
+  RunFolder::check(path);
+  const std::string line = changed_line(read_file(path / "recipe.yaml"), resolved);
+  if (!line.empty())
+    throw CheckpointError(
+        fmt::format("{}: --resume auto would go on with another recipe: '{}' differs; choose "
+                    "another --out, or --overwrite",
+                    path.string(), line.substr(line.find_first_not_of(' '))));
+}
+
+// On rank 0; the others only know the path.
+RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& config,
+                           const std::string& resolved, const Ranks& ranks, const fs::path& path) {
+  const bool automatic =
+      ranks.restarted() || (given.count("resume") && given["resume"].as<std::string>() == kAuto);
+  const bool resume = automatic ? ranks.agree(fs::exists(path)) : given.count("resume") != 0;
+  const auto profiled = given["profile"].as<std::int64_t>();
+  if (!ranks.lead())
+    return run_training(config, resolved, RunFolder::of_other_rank(path), resume, profiled, ranks);
+  if (resume && automatic) check_same_recipe(path, resolved);
   const RunFolder folder =
       resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
-  RunOutcome outcome;
   try {
-    outcome = run_training(config, resolved, folder, resume, given["profile"].as<std::int64_t>());
+    return run_training(config, resolved, folder, resume, profiled, ranks);
   } catch (const BadInput&) {  // refused before its first step: the corrected command must find the way free
     if (!resume && fs::is_empty(folder.checkpoints())) folder.withdraw();
     throw;
   }
-  if (given["json"].as<bool>()) std::cout << json_text(path, outcome) << "\n";
+}
+
+int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {
+  const fs::path path = run_path(given, config.name);
+  if (given["overwrite"].as<bool>()) check_sources_are_outside(config, path);
+  const Ranks ranks(config);
+  RunOutcome outcome;
+  try {
+    outcome = train_in_folder(given, config, resolved, ranks, path);
+    ranks.finish();
+  } catch (const std::exception& error) {
+    ranks.failed(error.what());
+    throw;
+  }
+  if (given["json"].as<bool>() && ranks.lead()) std::cout << json_text(path, outcome) << "\n";
   if (outcome.signal != 0)
     throw Interrupted(
         fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
@@ -78,17 +114,16 @@ int run(int argc, char** argv) {
   if (given["check-cluster"].as<bool>() && !given.count("recipe")) return check_cluster({}, "cpu"), 0;
   const auto sets =
       given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
-  const bool resume = given.count("resume") != 0;
-  // Opening says what is wrong with the folder before its recipe is missed.
-  Recipe recipe = Recipe::load(resume ? RunFolder::open(given["resume"].as<std::string>()).recipe().string()
-                                      : given["recipe"].as<std::string>(),
-                               sets);
+  const bool resume = given.count("resume") && given["resume"].as<std::string>() != kAuto;
+  if (resume) RunFolder::check(given["resume"].as<std::string>());
+  Recipe recipe = Recipe::load(
+      resume ? given["resume"].as<std::string>() + "/recipe.yaml" : given["recipe"].as<std::string>(), sets);
   if (resume) {
     for (const std::string& key : recipe.set_keys()) {
       if (!may_change_on_resume(key))
         throw UsageError(
             fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
-                        "threads, train.recompute and data.root may change",
+                        "threads, train.recompute, data.root and dist may change",
                         key));
     }
   }
@@ -103,7 +138,8 @@ int run(int argc, char** argv) {
                     config.train.steps));
   if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
-  check_memory(config);
+  const Launch launch = launch_from_environment();
+  check_memory(config, launch.world, std::max(1, launch.local_world));
   if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;
   return train(given, config, resolved);
 }

@@ -50,9 +50,10 @@ ProgramOptions train_options() {
       "out", po::value<std::string>()->value_name("DIR"), "the run's folder (default: runs/<name>)")(
       "overwrite", po::bool_switch(), "replace the run's folder if it exists")(
       "resume", po::value<std::string>()->value_name("RUN"),
-      "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads and "
-      "data.root")("print-recipe", po::bool_switch(),
-                   "print the resolved recipe, defaults included, and stop")(
+      "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads, "
+      "data.root "
+      "and dist. With a RECIPE and the word auto: go on if the run's folder is there, else start")(
+      "print-recipe", po::bool_switch(), "print the resolved recipe, defaults included, and stop")(
       "dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")(
       "profile", po::value<std::int64_t>()->default_value(0, "")->value_name("N"),
       "after 3 steps, log where the time of the next N goes and write it to profile.json (Perfetto)")(
@@ -83,11 +84,14 @@ void check_options(const po::variables_map& given) {
       throw UsageError("--set overrides values of a recipe: give one, for example recipes/quickstart.yaml");
     return;
   }
-  if (given.count("recipe") == given.count("resume"))
+  const bool automatic = given.count("resume") && given["resume"].as<std::string>() == kAuto;
+  if (automatic && !given.count("recipe"))
+    throw UsageError("--resume auto needs the recipe: exfusion-train RECIPE --resume auto [--out DIR]");
+  if (!automatic && given.count("recipe") == given.count("resume"))
     throw UsageError(given.count("recipe")
                          ? "give a recipe or --resume RUN, not both (a run keeps its recipe)"
                          : "give a recipe, for example recipes/quickstart.yaml, or --resume RUN; see --help");
-  if (given.count("resume") && (given.count("out") || given["overwrite"].as<bool>()))
+  if (given.count("resume") && !automatic && (given.count("out") || given["overwrite"].as<bool>()))
     throw UsageError("--resume goes on in the run's own folder: --out and --overwrite do not go with it");
 
   const std::int64_t profiled = given["profile"].as<std::int64_t>();

@@ -7,6 +7,8 @@
 
 namespace exfusion {
 
+inline constexpr const char* kAuto = "auto";  // --resume auto
+
 ProgramOptions train_options();
 
 // Throws UsageError where options do not go together.

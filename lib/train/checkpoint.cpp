@@ -176,7 +176,8 @@ std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step-{:08d}", step);
 }
 
-void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, CheckpointInfo info) {
+void save_checkpoint(const fs::path& checkpoints, const TrainingState& state, CheckpointInfo info, bool) {
+  if (state.group.rank() != 0) return;
   info.step = state.step;
   info.updates = state.updates;
   info.skipped = state.skipped;

@@ -19,6 +19,8 @@ struct CheckpointInfo {
   std::int64_t epoch = 0, samples = 0;
   std::int64_t threads = 0, micro_batch = 0;
   std::string precision;
+  std::int64_t world = 1;
+  std::string reduction = "fast";
   std::string recipe;              // the resolved recipe: a checkpoint can be read without its run
   std::string recipe_crc32;        // of that text
   std::vector<std::string> files;  // that it lists
@@ -40,7 +42,7 @@ std::vector<std::filesystem::path> checkpoint_folders(const std::filesystem::pat
 
 // Writes checkpoints/NAME and points checkpoints/latest at it. Throws FileError.
 void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
-                     CheckpointInfo info);
+                     CheckpointInfo info, bool shared = true);
 
 // Points checkpoints/`link` (latest, best) at the checkpoint of that step, if there is one.
 void link_checkpoint(const std::filesystem::path& checkpoints, const std::string& link, std::int64_t step);

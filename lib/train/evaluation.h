@@ -6,6 +6,7 @@
 #include <string>
 
 #include "data/dataset.h"
+#include "dist/process_group.h"
 #include "models/model.h"
 
 namespace exfusion {
@@ -17,9 +18,11 @@ struct Evaluation {
   double seconds = 0.0;
 };
 
-// On the device of the model. With `logits` given, it receives the logits [samples, classes] fp32, on the
-// CPU.
+// On the device of the model. The ranks of `group` share the batches, whose bounds do not depend on them, and
+// all receive the result. With `logits` given, it receives the logits [samples, classes] fp32, on the CPU,
+// and the group is one rank.
 Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, std::int64_t classes,
-                    const std::string& precision, at::Tensor* logits = nullptr);
+                    const std::string& precision, at::Tensor* logits = nullptr,
+                    const ProcessGroup& group = {});
 
 }  // namespace exfusion

@@ -77,7 +77,7 @@ void log_upcycling(const RunConfig& config, TrainingState& state, const Dataset&
                                  {"crc32", file_crc32(file)}, {"init", fusion.init},
                                  {"experts", fusion.experts}, {"images", images},
                                  {"step_0", to_json(start)},  {"first_fusion", to_json(fused)}};
-  write_file(folder / "start.json", record.dump(1) + "\n");
+  if (state.group.rank() == 0) write_file(folder / "start.json", record.dump(1) + "\n");
 }
 
 }  // namespace exfusion

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "train/ranks.h"
 #include "train/run_config.h"
 #include "train/run_folder.h"
 
@@ -25,8 +26,9 @@ struct RunOutcome {
 // Trains in `folder` and exports the last model to export/. With `resume`, goes on from the newest valid
 // checkpoint (or from the start when there is none yet). `resolved` is the recipe's text. After a signal it
 // ends once the step is done and saved. `profiled_steps`: of how many steps it logs a profile and writes
-// profile.json (train/profile.h). Throws NonFiniteError after train.max_skipped skipped steps in a row.
+// profile.json (train/profile.h). Every rank calls it; the lead alone writes the folder. Throws
+// NonFiniteError after train.max_skipped skipped steps in a row.
 RunOutcome run_training(const RunConfig& config, const std::string& resolved, const RunFolder& folder,
-                        bool resume, std::int64_t profiled_steps = 0);
+                        bool resume, std::int64_t profiled_steps = 0, const Ranks& ranks = Ranks());
 
 }  // namespace exfusion

@@ -51,12 +51,13 @@ std::string parts_text(const StateMemory& state) {
 }
 
 // What would need less.
-std::vector<std::string> advice(const RunConfig& config) {
+std::vector<std::string> advice(const RunConfig& config, int world) {
   std::vector<std::string> words;
   if (config.fusion) {
     words = {"fewer fusion.experts or fusion.layers", "fusion.state: shared_moments"};
     if (config.fusion->weights == "static") words.emplace_back("fusion.materialize: false");
   }
+  if (world > 1 && config.dist.shard != "all") words.emplace_back("dist.shard: experts or all");
   if (config.model.vit.ffn.name != "dense") words.emplace_back("fewer model.ffn.experts");
   if (config.train.ema > 0.0) words.emplace_back("train.ema: 0");
   words.emplace_back("a smaller model");
@@ -96,18 +97,19 @@ double left_in_group(const fs::path& root, const ControlGroups& groups, fs::path
 
 }  // namespace
 
-StateMemory state_memory(const RunConfig& config) {
+StateMemory state_memory(const RunConfig& config, int world) {
   const ViTConfig& vit = config.model.vit;
   const double model = vit.parameter_count(), ffns = fused_ffns(config),
                fused = ffns * FfnConfig{}.stored_numbers(vit.dim, vit.hidden);  // as dense ones
   StateMemory state;
   state.weights = state.gradients = 4.0 * model;
-  state.moments = 8.0 * (model - fused);
+  state.moments = 8.0 * (model - fused) / (config.dist.shard == "all" ? world : 1);
   if (config.train.ema > 0.0) state.rest += 4.0 * model;
   if (config.train.precision == "bf16" && config.train.device == "cpu") state.rest += 2.0 * model;
   if (ffns == 0.0) return state;
   const auto experts = static_cast<double>(config.fusion->experts);
-  state.experts = (4.0 * experts + 8.0 * (config.fusion->shares_moments() ? 1.0 : experts)) * fused;
+  state.experts = (4.0 * experts + 8.0 * (config.fusion->shares_moments() ? 1.0 : experts)) * fused /
+                  (config.dist.shard == "none" ? 1 : world);
   if (!config.fusion->from.empty()) state.rest += 4.0 * fused;
   state.rest += ffns * deciding_bytes(*config.fusion, vit.dim);
   return state;
@@ -129,21 +131,23 @@ double available_memory(const fs::path& root) {
   return available;
 }
 
-std::string memory_text(const RunConfig& config) {
-  const StateMemory state = state_memory(config);
+std::string memory_text(const RunConfig& config, int world) {
+  const StateMemory state = state_memory(config, world);
   return fmt::format(
-      "{} of state: {}; {} of memory are available. Activations on top: train.micro_batch and "
+      "{} of state{}: {}; {} of memory are available. Activations on top: train.micro_batch and "
       "train.recompute bound them",
-      bytes_text(state.total()), parts_text(state), bytes_text(available_memory()));
+      bytes_text(state.total()), world > 1 ? " per rank" : "", parts_text(state),
+      bytes_text(available_memory()));
 }
 
-void check_memory(const RunConfig& config) {
-  const StateMemory state = state_memory(config);
+void check_memory(const RunConfig& config, int world, int local_world) {
+  const StateMemory state = state_memory(config, world);
   const double available = available_memory();
-  if (state.total() <= available) return;
+  if (local_world * state.total() <= available) return;
   throw RecipeError(fmt::format(
-      "the run's state needs {} ({}), and {} of memory are available; less is needed by {}",
-      bytes_text(state.total()), parts_text(state), bytes_text(available), fmt::join(advice(config), ", ")));
+      "the run's state needs {}{} ({}), and {} of memory are available; less is needed by {}",
+      bytes_text(state.total()), local_world > 1 ? fmt::format(" on each of {} ranks here", local_world) : "",
+      parts_text(state), bytes_text(available), fmt::join(advice(config, world), ", ")));
 }
 
 }  // namespace exfusion

@@ -17,7 +17,8 @@ struct StateMemory {
                            // weights (of `memory` weights, 8 N^2 dim for each FFN)
   double total() const { return weights + gradients + moments + experts + rest; }
 };
-StateMemory state_memory(const RunConfig& config);
+// Of each of `world` ranks: dist.shard divides experts, or all moments, by them.
+StateMemory state_memory(const RunConfig& config, int world = 1);
 
 // Bytes that this process may still take: MemAvailable, or what is left of the memory limit of its control
 // group (version 1 or 2) or one above, if that is less. Infinity where the system does not say. `root`: where
@@ -25,9 +26,10 @@ StateMemory state_memory(const RunConfig& config);
 double available_memory(const std::filesystem::path& root = "/");
 
 // One line: the bytes of the state and its parts, and what is available.
-std::string memory_text(const RunConfig& config);
+std::string memory_text(const RunConfig& config, int world = 1);
 
-// Throws RecipeError with advice if the state needs more than is available.
-void check_memory(const RunConfig& config);
+// Throws RecipeError with advice if the state of the `local_world` ranks on this machine needs more than is
+// available.
+void check_memory(const RunConfig& config, int world = 1, int local_world = 1);
 
 }  // namespace exfusion

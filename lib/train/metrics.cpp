@@ -43,25 +43,35 @@ std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& st
 }  // namespace
 
 MetricsLog::MetricsLog(const std::filesystem::path& folder, const RunConfig& config,
-                       const TrainingState& state, std::int64_t resumed_at)
-    : file_((folder / "metrics.h5").string(), groups(config, state), resumed_at),
-      events_(folder.string(), resumed_at) {}
+                       const TrainingState& state, std::int64_t resumed_at, bool writes) {
+  if (!writes) return;
+  file_.emplace((folder / "metrics.h5").string(), groups(config, state), resumed_at);
+  events_.emplace(folder.string(), resumed_at);
+}
+
+void MetricsLog::append(const std::string& group, std::int64_t step, const MetricsRow& row) {
+  if (file_) file_->append(group, step, row);
+}
+
+void MetricsLog::scalar(const std::string& name, std::int64_t step, double value) {
+  if (events_) events_->scalar(name, step, value);
+}
 
 void MetricsLog::train(const TrainingState& state, const StepResult& result, double step_time,
                        double data_wait) {
   const std::int64_t step = state.step;
-  file_.append("train", step,
-               {{"loss", {result.loss}},
-                {"lr", {result.lr}},
-                {"grad_norm", {result.grad_norm}},
-                {"skipped", {static_cast<double>(state.skipped)}},
-                {"step_time", {step_time}},
-                {"data_wait", {data_wait}}});
-  events_.scalar("train/loss", step, result.loss);
-  events_.scalar("train/lr", step, result.lr);
-  events_.scalar("train/grad_norm", step, result.grad_norm);
-  events_.scalar("train/step_time", step, step_time);
-  events_.scalar("train/data_wait", step, data_wait);
+  append("train", step,
+         {{"loss", {result.loss}},
+          {"lr", {result.lr}},
+          {"grad_norm", {result.grad_norm}},
+          {"skipped", {static_cast<double>(state.skipped)}},
+          {"step_time", {step_time}},
+          {"data_wait", {data_wait}}});
+  scalar("train/loss", step, result.loss);
+  scalar("train/lr", step, result.lr);
+  scalar("train/grad_norm", step, result.grad_norm);
+  scalar("train/step_time", step, step_time);
+  scalar("train/data_wait", step, data_wait);
   if (!state.banks.empty()) fusion(state);
 }
 
@@ -75,19 +85,20 @@ void MetricsLog::fusion(const TrainingState& state) {
     gap.push_back(wardrop_gap(bank.priced_weights(), bank.prices()));
     const std::string prefix = "fusion/" + bank.name() + "/";
     for (std::size_t k = 0; k < bank.a().size(); ++k)
-      events_.scalar(prefix + "a" + std::to_string(k), state.step, bank.a()[k]);
-    events_.scalar(prefix + "entropy_a", state.step, entropy.back());
-    events_.scalar(prefix + "wardrop_gap", state.step, gap.back());
+      scalar(prefix + "a" + std::to_string(k), state.step, bank.a()[k]);
+    scalar(prefix + "entropy_a", state.step, entropy.back());
+    scalar(prefix + "wardrop_gap", state.step, gap.back());
   }
-  file_.append("fusion", state.step,
-               {{"a", std::move(a)},
-                {"price", std::move(price)},
-                {"sum_abs_a", std::move(sum_abs)},
-                {"entropy_a", std::move(entropy)},
-                {"wardrop_gap", std::move(gap)}});
+  append("fusion", state.step,
+         {{"a", std::move(a)},
+          {"price", std::move(price)},
+          {"sum_abs_a", std::move(sum_abs)},
+          {"entropy_a", std::move(entropy)},
+          {"wardrop_gap", std::move(gap)}});
 }
 
 void MetricsLog::experts(const TrainingState& state) {
+  if (!file_ && state.banks.front().shard().whole()) return;  // of a shard, every rank adds its part
   std::vector<double> share, size, cosine, participation;
   for (const ExpertBank& bank : state.banks) {
     const ExpertGeometry geometry = measure_geometry(bank, state.decay_product);
@@ -96,45 +107,46 @@ void MetricsLog::experts(const TrainingState& state) {
     cosine.push_back(geometry.difference_cosine);
     participation.push_back(geometry.update_participation);
     const std::string prefix = "experts/" + bank.name() + "/";
-    events_.scalar(prefix + "difference_ratio", state.step, size.back());
-    events_.scalar(prefix + "difference_cosine", state.step, cosine.back());
-    events_.scalar(prefix + "update_participation", state.step, participation.back());
+    scalar(prefix + "difference_ratio", state.step, size.back());
+    scalar(prefix + "difference_cosine", state.step, cosine.back());
+    scalar(prefix + "update_participation", state.step, participation.back());
   }
-  file_.append("experts", state.step,
-               {{"share", std::move(share)},
-                {"difference_ratio", std::move(size)},
-                {"difference_cosine", std::move(cosine)},
-                {"difference_predicted", {state.decay_product}},
-                {"update_participation", std::move(participation)}});
+  append("experts", state.step,
+         {{"share", std::move(share)},
+          {"difference_ratio", std::move(size)},
+          {"difference_cosine", std::move(cosine)},
+          {"difference_predicted", {state.decay_product}},
+          {"update_participation", std::move(participation)}});
 }
 
 void MetricsLog::collapse_gap(std::int64_t step, const Evaluation& collapsed, const Evaluation& training) {
   const double loss = collapsed.loss - training.loss, accuracy = collapsed.accuracy - training.accuracy;
-  file_.append("gap", step, {{"loss", {loss}}, {"accuracy", {accuracy}}});
-  events_.scalar("gap/loss", step, loss);
-  events_.scalar("gap/accuracy", step, accuracy);
+  append("gap", step, {{"loss", {loss}}, {"accuracy", {accuracy}}});
+  scalar("gap/loss", step, loss);
+  scalar("gap/accuracy", step, accuracy);
 }
 
 void MetricsLog::cost(std::int64_t step, const TrainingCost& cost, double samples_per_second) {
-  file_.append("cost", step,
-               {{"flops_per_sample", {cost.flops_per_sample}},
-                {"parameters_training", {cost.parameters_training}},
-                {"parameters_deployed", {cost.parameters_deployed}},
-                {"state_bytes", {cost.state_bytes}},
-                {"peak_memory", {peak_memory()}},
-                {"samples_per_second", {samples_per_second}}});
+  append("cost", step,
+         {{"flops_per_sample", {cost.flops_per_sample}},
+          {"parameters_training", {cost.parameters_training}},
+          {"parameters_deployed", {cost.parameters_deployed}},
+          {"state_bytes", {cost.state_bytes}},
+          {"peak_memory", {peak_memory()}},
+          {"samples_per_second", {samples_per_second}}});
 }
 
 void MetricsLog::evaluation(const std::string& group, std::int64_t step, const Evaluation& result) {
-  file_.append(group, step,
-               {{"loss", {result.loss}}, {"accuracy", {result.accuracy}}, {"seconds", {result.seconds}}});
-  events_.scalar(group + "/loss", step, result.loss);
-  events_.scalar(group + "/accuracy", step, result.accuracy);
+  append(group, step,
+         {{"loss", {result.loss}}, {"accuracy", {result.accuracy}}, {"seconds", {result.seconds}}});
+  scalar(group + "/loss", step, result.loss);
+  scalar(group + "/accuracy", step, result.accuracy);
 }
 
 void MetricsLog::flush() {
-  file_.flush();
-  events_.flush();
+  if (!file_) return;
+  file_->flush();
+  events_->flush();
 }
 
 }  // namespace exfusion

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "io/metrics_file.h"
@@ -16,8 +17,9 @@ namespace exfusion {
 class MetricsLog {
  public:
   // `resumed_at`: -1 for a new run; else rows of later steps are dropped.
+  // Without `writes` it records nothing, and takes part in what all ranks compute together.
   MetricsLog(const std::filesystem::path& folder, const RunConfig& config, const TrainingState& state,
-             std::int64_t resumed_at);
+             std::int64_t resumed_at, bool writes = true);
   // /train and, with banks, /fusion. Times in seconds; they alone differ between a run and its resumed twin.
   void train(const TrainingState& state, const StepResult& result, double step_time, double data_wait);
   // `group`: eval (the test set), validation, ema and ema_validation (the weight average on
@@ -34,8 +36,10 @@ class MetricsLog {
 
  private:
   void fusion(const TrainingState& state);
-  MetricsFile file_;
-  EventFile events_;
+  void append(const std::string& group, std::int64_t step, const MetricsRow& row);
+  void scalar(const std::string& name, std::int64_t step, double value);
+  std::optional<MetricsFile> file_;
+  std::optional<EventFile> events_;
 };
 
 }  // namespace exfusion

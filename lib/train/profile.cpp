@@ -31,6 +31,8 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
 }
 
+std::function<void(const char*)> phase_observer;
+
 // Without input shapes, memory, stacks, FLOPs and modules: they cost time and are not needed to see where it
 // goes.
 void start_tracing() {
@@ -42,9 +44,14 @@ void start_tracing() {
 
 }  // namespace
 
+void observe_phases(std::function<void(const char*)> entered) {
+  phase_observer = std::move(entered);
+}
+
 PhaseScope::PhaseScope(Phase phase, PhaseSeconds& seconds)
     : seconds_(seconds[static_cast<std::size_t>(phase)]), range_(at::RecordScope::USER_SCOPE) {
   if (range_.isActive()) range_.before(kPhases[static_cast<std::size_t>(phase)]);
+  if (phase_observer) phase_observer(kPhases[static_cast<std::size_t>(phase)]);
   start_ = Clock::now();
 }
 

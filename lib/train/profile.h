@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +21,10 @@ enum class Phase { data_wait, forward, backward, reduce, clip, update, logging }
 inline constexpr std::array<const char*, 7> kPhases = {"data wait", "forward", "backward", "reduce",
                                                        "clip",      "update",  "logging"};
 using PhaseSeconds = std::array<double, kPhases.size()>;
+
+// `entered` is called with the name of each phase that begins from now on, on the thread that enters it; {}:
+// nobody.
+void observe_phases(std::function<void(const char* phase)> entered);
 
 // Adds the seconds of its life to one phase, and is a range of that name in a trace. Without a trace it costs
 // two looks at the clock.

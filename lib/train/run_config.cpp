@@ -66,7 +66,12 @@ void check_fusion(Section& root, const RunConfig& config) {
   if (config.fusion->init == "split" && config.fusion->experts > config.model.vit.hidden)
     section.problem("init", fmt::format("split: {} experts cannot share {} hidden units",
                                         config.fusion->experts, config.model.vit.hidden));
-  if (config.fusion->routes_in_step() && config.train.micro_batch != config.train.global_batch)
+  if (config.fusion->routes_in_step() && (config.dist.deterministic() || config.dist.shard != "none"))
+    section.problem("forward",
+                    fmt::format("forward: {} fuses inside the forward pass, which goes with neither "
+                                "dist.reduction: deterministic nor dist.shard",
+                                config.fusion->forward));
+  else if (config.fusion->routes_in_step() && config.train.micro_batch != config.train.global_batch)
     section.problem("forward",
                     fmt::format("forward: {} needs the routing of the whole global batch before the FFN "
                                 "runs, so train.micro_batch must be train.global_batch",

@@ -26,7 +26,7 @@ bool looks_like_run(const fs::path& path) {
   if (fs::exists(path / "recipe.yaml")) return fs::exists(path / "checkpoints");
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
-    if (name != "train.log" && name != "recipe.yaml.tmp" &&
+    if (name != "train.log" && !name.starts_with("train.rank-") && name != "recipe.yaml.tmp" &&
         !(name == "checkpoints" && fs::is_empty(entry.path())))
       return false;
   }
@@ -35,7 +35,8 @@ bool looks_like_run(const fs::path& path) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
+RunFolder::RunFolder(fs::path path, bool hold) : path_(std::move(path)) {
+  if (!hold) return;
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ < 0)
     throw FileError(fmt::format("{}: cannot be opened: {}", path_.string(), std::strerror(errno)));
@@ -95,9 +96,13 @@ void RunFolder::withdraw() const {
   if (error) log_warning("{}: cannot be put back: {}", replaced_.string(), error.message());
 }
 
-RunFolder RunFolder::open(const fs::path& path) {
+void RunFolder::check(const fs::path& path) {
   if (!fs::is_regular_file(path / "recipe.yaml"))
     throw CheckpointError(fmt::format("{}: not a run's folder (recipe.yaml is missing)", path.string()));
+}
+
+RunFolder RunFolder::open(const fs::path& path) {
+  check(path);
   return RunFolder(path);
 }
 

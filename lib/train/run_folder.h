@@ -14,6 +14,10 @@ class RunFolder {
   // Opens the folder of an earlier run. Throws CheckpointError if it is none, RunFolderError if another
   // process has it.
   static RunFolder open(const std::filesystem::path& path);
+  // The folder that another rank has made or opened: neither made nor held here.
+  static RunFolder of_other_rank(const std::filesystem::path& path) { return RunFolder(path, false); }
+  // Throws CheckpointError if the path is no run's folder.
+  static void check(const std::filesystem::path& path);
   void started() const;   // removes what was set aside
   void withdraw() const;  // removes this folder and puts back what was set aside
   ~RunFolder();
@@ -29,8 +33,8 @@ class RunFolder {
   void write_recipe(const std::string& resolved, const std::string& data_checksum) const;
 
  private:
-  explicit RunFolder(std::filesystem::path path);  // takes the lock
-  std::filesystem::path path_, replaced_;          // replaced_: "" if nothing was set aside
+  explicit RunFolder(std::filesystem::path path, bool hold = true);  // takes the lock
+  std::filesystem::path path_, replaced_;                            // replaced_: "" if nothing was set aside
   int lock_ = -1;
 };
 

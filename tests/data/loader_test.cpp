@@ -168,7 +168,7 @@ TEST(Batch, RowsOfAGlobalBatchAreThoseOfTheWhole) {
   for (std::int64_t step = 0; step < 6; ++step) {  // steps of mixup and of cutmix
     config.first = config.count = 0;
     const Batch whole = make_batch(*train, config, step);
-    for (const auto [first, count] : {std::pair{0, 3}, {3, 1}, {4, 4}}) {
+    for (const auto& [first, count] : {std::pair{0, 3}, {3, 1}, {4, 4}}) {
       config.first = first;
       config.count = count;
       const Batch rows = make_batch(*train, config, step);

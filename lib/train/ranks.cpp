@@ -1,0 +1,125 @@
+#include "train/ranks.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <fstream>
+#include <optional>
+#include <random>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "dist/agreement.h"
+#include "dist/connect.h"
+#include "dist/launch.h"
+#include "dist/watch.h"
+#include "train/profile.h"
+
+namespace exfusion {
+
+namespace fs = std::filesystem;
+
+struct Ranks::State {
+  Connection connection;
+  std::chrono::milliseconds timeout{};
+  std::optional<Watch> watch;
+  std::string phase = "start";
+  std::int64_t step = 0;
+  bool ended = false;
+
+  bool alone() const { return connection.group.alone(); }
+};
+
+Ranks::Ranks() : state_(std::make_unique<State>()) {}
+
+Ranks::Ranks(const RunConfig& config) : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  state.timeout = config.dist.timeout;
+  state.connection = connect(launch_from_environment(), config.dist, config.train.device);
+  const Launch& launch = state.connection.launch;
+  const std::int64_t asked = config.dist.threads > 0 ? config.dist.threads : config.train.threads;
+  if (state.alone()) {
+    if (asked > 0) at::set_num_threads(static_cast<int>(asked));
+    return;
+  }
+  log_set_quiet(!lead());
+  const RankThreads threads = threads_of_rank(asked, launch);
+  at::set_num_threads(threads.count);
+  log_info("{} ranks over {}; each with {} threads: {}", launch.world, state.connection.backend,
+           threads.count, threads.reason);
+  state.watch.emplace(state.connection.store->within("watch"), launch.rank, launch.world,
+                      launch.agent_store ? -1 : 0);
+  state.connection.group.observe(&*state.watch);
+  observe_phases([this](const char* phase) { at(phase); });
+}
+
+Ranks::~Ranks() {
+  if (state_->alone()) return;
+  observe_phases({});
+  if (!state_->ended) failed("left without a word");
+  state_->connection.group.observe(nullptr);
+  leave(*state_->connection.store, state_->connection.launch);
+}
+
+const ProcessGroup& Ranks::group() const {
+  return state_->connection.group;
+}
+
+bool Ranks::restarted() const {
+  return state_->connection.launch.restarts > 0;
+}
+
+bool Ranks::agree(bool lead_says) const {
+  std::vector<double> answer = {lead() && lead_says ? 1.0 : 0.0};
+  group().sum(answer);
+  return answer[0] > 0.0;
+}
+
+void Ranks::check_same(std::map<std::string, std::string> fields) const {
+  if (!state_->alone())
+    check_agreement(*state_->connection.store, state_->connection.launch, std::move(fields), state_->timeout);
+}
+
+bool Ranks::share_folder(const fs::path& path) const {
+  if (state_->alone()) return true;
+  const fs::path probe = path / ".probe";
+  std::vector<double> token = {lead() ? static_cast<double>(std::random_device()()) : 0.0};
+  if (lead()) std::ofstream(probe) << fmt::format("{:.0f}\n", token[0]);
+  group().sum(token);
+  double found = -1.0;
+  std::ifstream(probe) >> found;
+  std::vector<double> seen = {found == token[0] ? 1.0 : 0.0};
+  group().sum(seen);
+  std::error_code error;
+  if (lead()) fs::remove(probe, error);
+  if (static_cast<int>(seen[0]) == group().world()) return true;
+  if (found != token[0]) fs::create_directories(path / "checkpoints", error);
+  if (error) throw FileError(fmt::format("{}: cannot be made: {}", path.string(), error.message()));
+  if (lead())
+    log_info("{}: {} of {} ranks see this folder; the others send their parts of a checkpoint to rank 0",
+             path.string(), seen[0], group().world());
+  return false;
+}
+
+void Ranks::at_step(std::int64_t step) const {
+  state_->step = step;
+}
+
+void Ranks::at(const std::string& phase) const {
+  if (state_->watch) state_->watch->at(phase, state_->step);
+}
+
+void Ranks::finish() const {
+  if (state_->watch) state_->watch->finish();
+  state_->ended = true;
+}
+
+void Ranks::failed(const std::string& reason) const noexcept {
+  state_->ended = true;
+  try {
+    if (state_->watch) state_->watch->failed(reason);
+  } catch (const std::exception&) {  // the others notice by themselves
+  }
+}
+
+}  // namespace exfusion

@@ -1,0 +1,62 @@
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "train/run.h"
+
+namespace exfusion {
+namespace {
+
+void warn_of_difference(const char* name, const std::string& before, const std::string& now) {
+  if (before != now)
+    log_warning("{} was {} and is {} now: the run goes on, but not bit for bit as it would have", name,
+                before, now);
+}
+
+// What a kill may have left behind around the checkpoint that the run goes on from.
+void put_in_order(const Run& run, const CheckpointInfo& before) {
+  warn_of_difference("the number of threads", std::to_string(before.threads),
+                     std::to_string(run.record.threads));
+  warn_of_difference("libtorch", before.libtorch, run.record.libtorch);
+  const std::filesystem::path checkpoints = run.folder.checkpoints();
+  set_aside_newer(checkpoints, before.step);
+  // A kill may have come between a checkpoint and its links.
+  link_checkpoint(checkpoints, "latest", before.step);
+  if (before.best_step >= 0) link_checkpoint(checkpoints, "best", before.best_step);
+}
+
+}  // namespace
+
+std::int64_t restore(Run& run) {
+  const std::filesystem::path checkpoints = run.folder.checkpoints();
+  std::optional<std::filesystem::path> newest;
+  if (run.ranks.lead()) newest = newest_checkpoint(checkpoints);
+  if (!run.ranks.agree(newest.has_value())) return 0;  // rows and events of the steps that were lost must go
+  const CheckpointInfo before = load_checkpoint(newest.value_or(checkpoints), run.state);
+  if (before.data_checksum != run.data.checksum)
+    throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
+                                      newest.value_or(checkpoints).string(), before.data_checksum,
+                                      run.data.checksum));
+  if (const std::string line = changed_line(before.recipe, run.record.recipe); !line.empty())
+    throw CheckpointError(fmt::format("{}: not the recipe of {}: '{}' differs", run.folder.recipe().string(),
+                                      newest.value_or(checkpoints).string(),
+                                      line.substr(line.find_first_not_of(' '))));
+  if (run.config.dist.deterministic() && before.reduction == "deterministic" &&
+      before.threads != run.record.threads)
+    throw CheckpointError(
+        fmt::format("{}: deterministic with {} threads per rank, and {} now: with those the same bits "
+                    "are not to be had (dist.threads, train.threads)",
+                    run.folder.path().string(), before.threads, run.record.threads));
+  if (run.ranks.lead()) put_in_order(run, before);
+  run.record.best_by = before.best_by;
+  run.record.best_accuracy = before.best_accuracy;
+  run.record.best_step = before.best_step;
+  run.record.test_accuracy = before.test_accuracy;
+  run.record.test_accuracy_fp32 = before.test_accuracy_fp32;
+  run.record.ema_accuracy = before.ema_accuracy;
+  return before.step;
+}
+
+}  // namespace exfusion
