@@ -1,0 +1,55 @@
+#include "analysis/bootstrap.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "analysis/draws.h"
+
+namespace exfusion::analysis {
+
+Resample resample_batches(std::size_t batches, std::uint32_t repetition) {
+  Resample times{std::vector<double>(batches, 0.0), std::vector<double>(batches, 0.0),
+                 std::vector<double>(batches, 0.0)};
+  CounterRandom random = draw(Purpose::batches, repetition);
+  const auto evens = static_cast<std::uint32_t>((batches + 1) / 2);
+  const auto odds = static_cast<std::uint32_t>(batches / 2);
+  for (std::uint32_t i = 0; i < evens; ++i) times.even[2 * random.below(evens)] += 1.0;
+  for (std::uint32_t i = 0; i < odds; ++i) times.odd[2 * random.below(odds) + 1] += 1.0;
+  for (std::size_t b = 0; b < batches; ++b) times.all[b] = times.even[b] + times.odd[b];
+  return times;
+}
+
+Resample every_batch(std::size_t batches) {
+  Resample times{std::vector<double>(batches, 0.0), std::vector<double>(batches, 0.0),
+                 std::vector<double>(batches, 1.0)};
+  for (std::size_t b = 0; b < batches; ++b) (b % 2 == 0 ? times.even : times.odd)[b] = 1.0;
+  return times;
+}
+
+Quantity undefined(std::string reason) {
+  return {0.0, std::move(reason)};
+}
+
+Quantity quantity(const std::optional<double>& value, const std::string& reason) {
+  return value && std::isfinite(*value) ? Quantity{*value, ""} : undefined(reason);
+}
+
+Interval percentile_interval(std::vector<double> values) {
+  if (values.empty()) return {0.0, 0.0, "no resamples"};
+  for (double& value : values) {
+    if (std::isnan(value)) value = INFINITY;
+  }
+  std::ranges::sort(values);
+  const auto quantile = [&](double part) {
+    const double place = part * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<std::size_t>(place);
+    const double weight = place - static_cast<double>(below);
+    if (weight == 0.0) return values[below];
+    return (1.0 - weight) * values[below] + weight * values[below + 1];
+  };
+  const Interval found{quantile(0.025), quantile(0.975), ""};
+  if (std::isfinite(found.low) && std::isfinite(found.high)) return found;
+  return {0.0, 0.0, "more than 2.5 % of the resamples have no finite estimate"};
+}
+
+}  // namespace exfusion::analysis
