@@ -32,13 +32,18 @@ ProgramOptions describe_options() {
   return program;
 }
 
+// Names of domains come from outside and need not be UTF-8.
+std::string text(const nlohmann::ordered_json& report, int indent) {
+  return report.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
 void write_folder(const std::filesystem::path& folder, const analysis::Trace& trace,
                   const analysis::TraceAnalysis& found, const nlohmann::ordered_json& report,
                   const std::string& source) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw FileError(fmt::format("{}: {}", folder.string(), error.message()));
-  write_file(folder / "analysis.json", report.dump(1) + "\n");
+  write_file(folder / "analysis.json", text(report, 1));
   analysis::write_report_hdf5(report, folder / "analysis.h5");
   write_file(folder / "analysis.md", analysis::report_markdown(trace, found, source));
   log_info("written: {}", (folder / "analysis.md").string());
@@ -57,7 +62,7 @@ int run(int argc, char** argv) {
   const nlohmann::ordered_json report = analysis::report_json(trace, found);
   if (given.count("out"))
     write_folder(given["out"].as<std::string>(), trace, found, report, file.filename().string());
-  if (given["json"].as<bool>()) std::cout << report.dump() << "\n";
+  if (given["json"].as<bool>()) std::cout << text(report, -1);
   return 0;
 }
 

@@ -15,6 +15,8 @@ LayerAnalysis analyse_layer(const Trace& trace, const TraceLayer& layer) {
   const std::vector<double> counts = column_sums(layer.count, trace.experts);
   found.load = imbalance(counts);
   found.dead = dead_experts(counts);
+  found.specialisation = specialisation(trace, layer);
+  found.scores = expert_scores(accumulate(layer, trace.experts));
   double tokens = 0.0;
   for (const double one : layer.tokens) tokens += one;
   found.cv_floor =

@@ -6,6 +6,8 @@
 #include "analysis/imbalance.h"
 #include "analysis/layer_congestion.h"
 #include "analysis/multi_type.h"
+#include "analysis/scores.h"
+#include "analysis/specialisation.h"
 #include "analysis/trace.h"
 
 namespace exfusion::analysis {
@@ -18,6 +20,8 @@ struct LayerAnalysis {
   Imbalance load;
   Quantity cv_floor;  // what tokens alone make of the coefficient of variation
   std::size_t dead = 0;
+  Specialisation specialisation;
+  std::vector<Score> scores;
 };
 
 // Means over the layers in which the number is defined; intervals from batches resampled jointly for all

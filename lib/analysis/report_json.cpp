@@ -21,6 +21,9 @@ class Fields {
     const std::size_t dot = path.find('.');
     (dot == path.npos ? object_[path] : object_[path.substr(0, dot)][path.substr(dot + 1)]) =
         std::move(value);
+    note(path, reason);
+  }
+  void note(const std::string& path, const std::string& reason) {
     if (!reason.empty()) undefined_[path] = reason;
   }
   Json finished() {
@@ -92,6 +95,43 @@ void put_load(const LayerAnalysis& of, Fields& fields) {
   fields.put("dead_experts", of.dead);
 }
 
+void put_comparison(const std::string& name, const NullComparison& of, Fields& fields) {
+  fields.put(name + ".nmi", of.measured);
+  fields.put(name + ".null_mean", of.mean);
+  fields.put(name + ".null_sd", of.sd);
+  fields.put(name + ".z", of.z);
+}
+
+void put_specialisation(const Specialisation& of, Fields& fields) {
+  Json domains = Json::array();
+  for (const DomainProfile& one : of.domains)
+    domains.push_back({{"domain", one.name},
+                       {"n50", one.n50},
+                       {"exp_h", one.exp_h},
+                       {"max_specialisation", one.max_specialisation},
+                       {"specialisation", one.specialisation}});
+  fields.put("domains", of.domains.empty() ? Json(nullptr) : domains,
+             of.domains.empty() ? of.nmi.reason : "");
+  fields.put("nmi.sqrt", of.nmi);
+  fields.put("nmi.min", of.nmi_min);
+  fields.put("nmi.sqrt_corrected", of.nmi_corrected);
+  put_comparison("label_shuffle", of.shuffle, fields);
+  put_comparison("random_router", of.router, fields);
+}
+
+void put_scores(const std::vector<Score>& scores, Fields& fields) {
+  for (const Score& one : scores) {
+    fields.put("scores." + one.name, {{"b", one.b},
+                                      {"alpha", one.alpha},
+                                      {"beta", one.beta},
+                                      {"values", one.reason.empty() ? Json(one.values) : Json(nullptr)}});
+    fields.note("scores." + one.name + ".values", one.reason);
+  }
+  const char* const kNoSuchSum = "needs outputs or gradients of single tokens, which a trace does not hold";
+  fields.put("scores.rsd", nullptr, kNoSuchSum);
+  fields.put("scores.taylor", nullptr, kNoSuchSum);
+}
+
 Json layer_json(const LayerAnalysis& layer) {
   Fields fields;
   fields.put("layer", layer.layer);
@@ -99,6 +139,8 @@ Json layer_json(const LayerAnalysis& layer) {
   put_held_out(layer.held_out, fields);
   put_multi_type(layer.multi_type, fields);
   put_load(layer, fields);
+  put_specialisation(layer.specialisation, fields);
+  put_scores(layer.scores, fields);
   return fields.finished();
 }
 

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <map>
+#include <nlohmann/json.hpp>
+
 #include "analysis/report.h"
 
 namespace exfusion::analysis {
@@ -54,6 +57,90 @@ std::string held_out_row(const LayerAnalysis& layer) {
                      text(of.multi_type), text(of.half_vs_half));
 }
 
+std::string multi_type_row(const LayerAnalysis& layer) {
+  std::string line = fmt::format("| {}", layer.layer);
+  for (std::size_t i = 0; i < std::size(kTypeCounts); ++i) {
+    line += i < layer.multi_type.rows.size()
+                ? fmt::format(" | {:.1f} % ({:.1f} %)", 100.0 * layer.multi_type.rows[i].improvement(),
+                              100.0 * layer.multi_type.rows[i].improvement_random())
+                : " | -";
+  }
+  return line + " |\n";
+}
+
+// A measured NMI beside one of its nulls, and what that shows: specialists are claimed above z = 3.
+std::string comparison(const NullComparison& of, const std::string& null, const std::string& within) {
+  if (!of.measured.defined()) return fmt::format("against {}: not possible, {}", null, of.measured.reason);
+  const std::string line =
+      fmt::format("{} against {} of {} +- {}", text(of.measured), text(of.mean), null, text(of.sd));
+  if (!of.z.defined()) return line + ": " + of.z.reason;
+  return fmt::format("{} (z {:.1f}): {}", line, of.z.value, of.z.value > 3.0 ? "more than that" : within);
+}
+
+std::string specialisation_sentences(const LayerAnalysis& layer) {
+  const Specialisation& of = layer.specialisation;
+  if (!of.nmi.defined()) return fmt::format("- layer {}: {}.\n", layer.layer, of.nmi.reason);
+  std::string line = fmt::format("- layer {}: NMI of domain and expert {}; on the sample {}.", layer.layer,
+                                 comparison(of.shuffle, "shuffled domains", "no more than chance"),
+                                 comparison(of.router, "random routers on the same hidden states",
+                                            "no more than a router that learned nothing"));
+  for (const DomainProfile& domain : of.domains)
+    line += fmt::format(" {}: half of the load on {} experts, exp H {:.1f}, largest {:.3g}.", domain.name,
+                        domain.n50, domain.exp_h, domain.max_specialisation);
+  return line + "\n";
+}
+
+constexpr const char* kShownScores[] = {"frequency", "seer", "ean",       "reap",
+                                        "man",       "msan", "gate_norm", "gate_norm_sq"};
+
+// The three experts that each score would prune first.
+std::string score_row(const LayerAnalysis& layer) {
+  std::string line = fmt::format("| {}", layer.layer);
+  for (const char* name : kShownScores) {
+    for (const Score& score : layer.scores) {
+      if (score.name != name) continue;
+      std::vector<std::size_t> first = prune_order(score.values);
+      if (first.size() > 3) first.resize(3);
+      line += first.empty() ? " | -" : fmt::format(" | {}", fmt::join(first, ", "));
+    }
+  }
+  return line + " |\n";
+}
+
+// What is undefined and why: reason, numbers, layers.
+std::string undefined_list(const nlohmann::ordered_json& report) {
+  std::map<std::string, std::map<std::string, std::string>> by_reason;  // reason, layers, fields
+  std::map<std::pair<std::string, std::string>, std::string> layers;    // (reason, field)
+  for (const auto& layer : report.at("layers")) {
+    for (const auto& [field, reason] : layer.at("undefined").items()) {
+      std::string& of = layers[{reason.get<std::string>(), field}];
+      of += (of.empty() ? "" : ", ") + layer.at("layer").dump();
+    }
+  }
+  for (const auto& [key, of] : layers) {
+    std::string& fields = by_reason[key.first][of];
+    fields += (fields.empty() ? "`" : ", `") + key.second + "`";
+  }
+  std::string list;
+  for (const auto& [reason, groups] : by_reason) {
+    for (const auto& [of, fields] : groups) list += fmt::format("- {} (layer {}): {}\n", reason, of, fields);
+  }
+  return list.empty() ? "Nothing.\n" : list;
+}
+
+std::string specialisation_section(const TraceAnalysis& analysis) {
+  std::string page =
+      "\n## Specialisation\n\nAny router on separable domains shows mutual information; specialists are "
+      "claimed above z = 3 only.\n\n";
+  for (const LayerAnalysis& layer : analysis.layers) page += specialisation_sentences(layer);
+  page += fmt::format("\n## Scores: the three experts that each would prune first\n\n| layer | {} |\n|---",
+                      fmt::join(kShownScores, " | "));
+  for ([[maybe_unused]] const char* name : kShownScores) page += "|---";
+  page += "|\n";
+  for (const LayerAnalysis& layer : analysis.layers) page += score_row(layer);
+  return page;
+}
+
 }  // namespace
 
 std::string report_markdown(const Trace& trace, const TraceAnalysis& analysis, const std::string& source) {
@@ -79,6 +166,12 @@ std::string report_markdown(const Trace& trace, const TraceAnalysis& analysis, c
       "| layer | game | softmax(q/T) | softmax(q) | uniform | mean probability | multi-type | half against "
       "half |\n|---|---|---|---|---|---|---|---|\n";
   for (const LayerAnalysis& layer : analysis.layers) page += held_out_row(layer);
+  page +=
+      "\nLess error by J types of tokens than by one, and by a random partition of the same sizes (which "
+      "should be about 0):\n\n| layer | J = 4 | 8 | 16 | 32 |\n|---|---|---|---|---|\n";
+  for (const LayerAnalysis& layer : analysis.layers) page += multi_type_row(layer);
+  page += specialisation_section(analysis);
+  page += "\n## Undefined\n\n" + undefined_list(report_json(trace, analysis));
   return page;
 }
 

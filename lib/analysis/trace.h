@@ -53,6 +53,7 @@ Trace read_trace_hdf5(const std::filesystem::path& file);
 Trace read_trace_csv(const std::filesystem::path& file);
 // What no field shows alone: sums, ranges, sizes that agree. `file` is for messages.
 void check_trace(const Trace& trace, const std::string& file);
+void check_domain_name(const std::string& name, const std::string& where);
 
 // Sums of the rows of a [rows, columns] array.
 std::vector<double> column_sums(const std::vector<double>& table, std::size_t columns);

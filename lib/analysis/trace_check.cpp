@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -10,6 +11,7 @@ namespace exfusion::analysis {
 namespace {
 
 constexpr double kExact = 9007199254740992.0;  // 2^53: whole numbers up to here are exact as double
+constexpr std::size_t kMostCells = 1u << 26;   // of a table of domains and experts
 constexpr double kRounding = 1e-4;             // relative; sums that a model made in float
 
 [[noreturn]] void fail(const std::string& where, const std::string& what) {
@@ -116,14 +118,24 @@ void check_sample(const TraceLayer& layer, const Trace& trace, const std::string
 
 }  // namespace
 
+void check_domain_name(const std::string& name, const std::string& where) {
+  for (const char one : name) {
+    if (static_cast<unsigned char>(one) < 0x20) fail(where, "a domain's name holds a control character");
+  }
+}
+
 void check_trace(const Trace& trace, const std::string& file) {
+  for (const std::string& name : trace.domains) check_domain_name(name, file);
   if (trace.layers.empty()) fail(file, "holds no layers: groups layer_000, layer_001, ...");
   for (const TraceLayer& layer : trace.layers) {
     const std::string where = fmt::format("{}: layer_{:03}", file, layer.layer);
     check_counts(layer, trace, where);
     check_sums(layer, trace, where);
     check_sample(layer, trace, where);
-    const std::size_t domains = trace.domains.empty() ? 65536 : trace.domains.size();
+    const std::size_t most = std::min<std::size_t>(65536, kMostCells / trace.experts);
+    const std::size_t domains = trace.domains.empty() ? most : trace.domains.size();
+    if (domains > most)
+      fail(file, fmt::format("{} domains of {} experts are too many", domains, trace.experts));
     for (std::size_t b = 0; b < layer.domain.size(); ++b) {
       if (layer.domain[b] < 0 || static_cast<std::size_t>(layer.domain[b]) >= domains)
         fail(fmt::format("{}/domain[{}]", where, b),

@@ -67,7 +67,10 @@ Cells read_cells(const std::filesystem::path& file, std::vector<std::string>& do
     if (line.text.empty()) continue;
     const auto row = cells(line);
     const auto domain = numbers.try_emplace(std::string(row[1]), numbers.size());
-    if (domain.second) domains.emplace_back(row[1]);
+    if (domain.second) {
+      domains.emplace_back(row[1]);
+      check_domain_name(domains.back(), line.where);
+    }
     if (domains.size() > kMostDomains) throw FormatError(line.where + ": more than 65536 domains");
     const auto key = std::tuple(whole_number(line, row[0], "layer", kMostLayers), domain.first->second,
                                 whole_number(line, row[2], "expert", kMostExperts - 1));

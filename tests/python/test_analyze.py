@@ -146,6 +146,34 @@ def test_sigma_is_numpys_and_says_when_it_is_uncentred(analyse, layers):
     assert layer["sigma_uncentred"]
 
 
+def test_specialisation_is_sklearns_definition_in_numpy(analyse, layers):
+    layer = analyse(layers, domains=["code", "prose"])["layers"][0]
+    table = np.array([layers[0]["count"][layers[0]["domain"] == d].sum(0) for d in (0, 1)], float)
+    for domain, row, name in zip(layer["domains"], table, ("code", "prose")):
+        assert domain["domain"] == name
+        assert domain["specialisation"] == pytest.approx(row / (T * B / 2))
+        assert sum(domain["specialisation"]) == pytest.approx(K)
+        assert domain["n50"] == np.searchsorted(np.cumsum(np.sort(row)[::-1]) / row.sum(), 0.5) + 1
+    joint = table / table.sum()
+    rows, columns = joint.sum(1), joint.sum(0)
+    information = (joint * np.log(joint / np.outer(rows, columns))).sum()
+    entropies = [-(p * np.log(p)).sum() for p in (rows, columns)]
+    assert layer["nmi"]["sqrt"] == pytest.approx(information / np.sqrt(np.prod(entropies)), rel=1e-9)
+    assert layer["nmi"]["min"] == pytest.approx(information / min(entropies), rel=1e-9)
+
+
+def test_scores_are_the_published_ones(analyse, layers):
+    fields = {name: value.sum(0) for name, value in layers[0].items() if name.startswith("sum_") or name == "count"}
+    scores = analyse(layers)["layers"][0]["scores"]
+    for name, expected in (("frequency", fields["count"]), ("seer", fields["sum_gate"]), ("ean", fields["sum_norm"]),
+                           ("reap", fields["sum_gate_norm"] / fields["count"]), ("man", fields["sum_norm"] / fields["count"]),
+                           ("msan", fields["sum_norm_sq"] / fields["count"]), ("gate_norm", fields["sum_gate_norm"]),
+                           ("gate_norm_sq", fields["sum_gate_norm_sq"])):
+        assert scores[name]["values"] == pytest.approx(expected, rel=1e-12), name
+    assert scores["msan"] | {"values": 0} == {"b": 1, "alpha": 0, "beta": 2, "values": 0}
+    assert len([score for score in scores.values() if score]) == 18
+
+
 def test_attributes_and_integers_of_other_widths_are_read(analyse, layers):
     layers[0]["count"] = layers[0]["count"].astype(np.int32)
     report = analyse({0: layers[0]}, format=np.bytes_("exfusion-trace"), version=np.int32(1), num_experts=np.uint16(M), scores="sigmoid",
@@ -166,6 +194,8 @@ def test_a_folder_holds_the_json_its_hdf5_and_sentences(call, layers, tmp_path):
         assert list(file["model/gamma_ci"]) == report["model"]["gamma_ci"]
     page = (tmp_path / "out/analysis.md").read_text()
     assert "- layer 3: gamma_eff " in page and "a router without congestion would show" in page
+    assert "- layer 3: NMI of domain and expert " in page and "random routers on the same hidden states" in page
+    assert "`scores.taylor`" in page
 
 
 def test_a_csv_of_counts_is_read(call, tmp_path):
@@ -178,6 +208,13 @@ def test_a_csv_of_counts_is_read(call, tmp_path):
     assert report["layers"][0]["imbalance"]["max_mean"] == pytest.approx(1.5)
     assert report["layers"][0]["gamma_eff"] is None
     assert "not in this trace" in report["layers"][0]["undefined"]["gamma_eff"]
+
+
+def test_a_domain_name_that_is_not_utf8_is_no_reason_to_fail(call, tmp_path):
+    (tmp_path / "counts.csv").write_bytes(b"layer,domain,expert,count\n0,\xff,0,3\n0,\xff,1,1\n0,b,0,1\n0,b,1,2\n")
+    report = json.loads(call("analyze", tmp_path / "counts.csv", "--json", "-o", tmp_path / "out", check=True).stdout)
+    assert report["layers"][0]["domains"][0]["domain"] == "\ufffd"
+    assert report["layers"][0]["nmi"]["sqrt"] > 0
 
 
 # ---- bad input: one line, exit 2 ----
