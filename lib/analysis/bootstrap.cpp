@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "analysis/draws.h"
 
@@ -34,7 +35,7 @@ Quantity quantity(const std::optional<double>& value, const std::string& reason)
   return value && std::isfinite(*value) ? Quantity{*value, ""} : undefined(reason);
 }
 
-Interval percentile_interval(std::vector<double> values) {
+Interval percentile_interval(std::vector<double> values, double tail) {
   if (values.empty()) return {0.0, 0.0, "no resamples"};
   for (double& value : values) {
     if (std::isnan(value)) value = INFINITY;
@@ -47,9 +48,20 @@ Interval percentile_interval(std::vector<double> values) {
     if (weight == 0.0) return values[below];
     return (1.0 - weight) * values[below] + weight * values[below + 1];
   };
-  const Interval found{quantile(0.025), quantile(0.975), ""};
+  const Interval found{quantile(tail), quantile(1.0 - tail), ""};
   if (std::isfinite(found.low) && std::isfinite(found.high)) return found;
-  return {0.0, 0.0, "more than 2.5 % of the resamples have no finite estimate"};
+  return {0.0, 0.0, "too many of the resamples have no finite estimate"};
+}
+
+double expanded_tail(std::size_t batches) {
+  const double half = static_cast<double>(batches / 2), freedom = static_cast<double>(batches - 2);
+  const double z = 1.959963984540054, z2 = z * z;
+  // Student's quantile from the normal one, to third order in 1 / freedom (Cornish and Fisher 1937).
+  const double t =
+      z + z * (z2 + 1.0) / (4.0 * freedom) +
+      z * (5.0 * z2 * z2 + 16.0 * z2 + 3.0) / (96.0 * freedom * freedom) +
+      z * (3.0 * z2 * z2 * z2 + 19.0 * z2 * z2 + 17.0 * z2 - 15.0) / (384.0 * freedom * freedom * freedom);
+  return 0.5 * std::erfc(t * std::sqrt(half / (half - 1.0)) / std::numbers::sqrt2);
 }
 
 }  // namespace exfusion::analysis

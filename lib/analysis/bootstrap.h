@@ -35,8 +35,13 @@ struct Interval {
   std::string reason;
   bool defined() const { return reason.empty(); }
 };
-// 2.5 and 97.5 percentiles, interpolated linearly; undefined when one of them is not finite (a NaN counts as
-// beyond every number).
-Interval percentile_interval(std::vector<double> values);
+// The `tail` and 1 - `tail` quantiles, interpolated linearly; undefined when one of them is not finite (a NaN
+// counts as beyond every number).
+Interval percentile_interval(std::vector<double> values, double tail);
+
+// The tail of a 95 % interval over this many batches, two halves resampled apart: less than 0.025, since
+// resampling few batches shows too little spread (expanded percentiles, Hesterberg 2015, The American
+// Statistician 69).
+double expanded_tail(std::size_t batches);
 
 }  // namespace exfusion::analysis

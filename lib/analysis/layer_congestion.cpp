@@ -217,10 +217,10 @@ LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer) 
   if (found.gamma_eff.defined() && few.empty())
     resample(layer, experts, null ? &*null : nullptr, sample, found);
   found.gamma_ci = found.gamma_eff.defined() && few.empty()
-                       ? percentile_interval(found.resampled_gamma)
+                       ? percentile_interval(found.resampled_gamma, expanded_tail(layer.batches()))
                        : Interval{0.0, 0.0, few.empty() ? found.gamma_eff.reason : few};
   found.gamma_excess_ci = no_excess.empty() && few.empty()
-                              ? percentile_interval(found.resampled_excess)
+                              ? percentile_interval(found.resampled_excess, expanded_tail(layer.batches()))
                               : Interval{0.0, 0.0, few.empty() ? no_excess : few};
   return found;
 }

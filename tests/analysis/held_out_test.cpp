@@ -57,7 +57,7 @@ TEST(Bootstrap, IntervalOfThePublishedVectors) {
     estimates.push_back(*gamma_least_squares(qualities(sums, Quality::mean_logit).q, raw_shares(sums.count)));
   }
   const json& expected = file.at("statistical")[0];
-  const Interval found = percentile_interval(estimates);
+  const Interval found = percentile_interval(estimates, 0.025);
   EXPECT_NEAR(found.low, expected.at("expected")[0].get<double>(), expected.at("tolerance").get<double>());
   EXPECT_NEAR(found.high, expected.at("expected")[1].get<double>(), expected.at("tolerance").get<double>());
 }
@@ -80,11 +80,18 @@ TEST(Bootstrap, HalvesStayApartAndEveryResampleHasAsManyBatches) {
 TEST(Bootstrap, PercentilesAndWhatHasNone) {
   std::vector<double> values(1001);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(1000 - i);
-  const Interval found = percentile_interval(values);
+  const Interval found = percentile_interval(values, 0.025);
   EXPECT_DOUBLE_EQ(found.low, 25.0);
   EXPECT_DOUBLE_EQ(found.high, 975.0);
   for (std::size_t i = 0; i < 30; ++i) values[i] = INFINITY;
-  EXPECT_FALSE(percentile_interval(values).defined());
+  EXPECT_FALSE(percentile_interval(values, 0.025).defined());
+}
+
+TEST(Bootstrap, TailsWidenForFewBatchesAsStudentsDo) {
+  // Student's 0.975 quantiles from tables: 2.7764 with 4 degrees of freedom, 2.0106 with 48
+  EXPECT_NEAR(expanded_tail(6), 0.5 * std::erfc(2.7764 * std::sqrt(3.0 / 2.0) / std::sqrt(2.0)), 3e-5);
+  EXPECT_NEAR(expanded_tail(50), 0.5 * std::erfc(2.0106 * std::sqrt(25.0 / 24.0) / std::sqrt(2.0)), 1e-5);
+  EXPECT_NEAR(expanded_tail(100000), 0.025, 1e-5);
 }
 
 TEST(Imbalance, OfThePublishedVectors) {
