@@ -8,20 +8,21 @@ namespace exfusion::analysis {
 namespace {
 
 constexpr int kNewtonSteps = 200;
-constexpr double kSettled = 1e-9;     // Newton converges quadratically: after such a step nothing is left
-constexpr double kLongestStep = 2.0;  // of a log share: exp() of a longer one may overshoot far
-constexpr double kStability = 1e-3;   // 1 + gamma max(m) near 0: the branch ends
+constexpr double kSettled = 1e-9;  // Newton converges quadratically: after such a step nothing is left
+constexpr double kLongestRise = 2.0;
+constexpr double kStability = 1e-3;  // 1 + gamma max(m) near 0: the branch ends
 constexpr double kTypesSettled = 1e-13;
 constexpr int kTypesSteps = 100000;
 
 void start(std::span<const double> q, double gamma, Equilibrium& at) {
   const double experts = static_cast<double>(q.size());
   const double temperature = 1.0 + std::max(gamma, 0.0) / experts;  // the first-order solution
-  at.m = softmax(q, temperature);
-  at.x.resize(q.size());
-  for (std::size_t i = 0; i < q.size(); ++i) at.x[i] = std::log(std::max(at.m[i], 1e-300));
   const std::size_t top = static_cast<std::size_t>(std::ranges::max_element(q) - q.begin());
-  at.c = at.x[top] + gamma * at.m[top] - q[top];
+  double total = 0.0;
+  for (const double one : q) total += std::exp((one - q[top]) / temperature);
+  at.x.resize(q.size());
+  for (std::size_t i = 0; i < q.size(); ++i) at.x[i] = (q[i] - q[top]) / temperature - std::log(total);
+  at.c = at.x[top] + gamma * std::exp(at.x[top]) - q[top];
 }
 
 }  // namespace
@@ -46,7 +47,7 @@ bool solve_game(std::span<const double> q, double gamma, Equilibrium& at) {
       const double m = at.m[i];
       const double dx = (at.c + q[i] - at.x[i] - gamma * m + dc) / (1.0 + gamma * m);
       longest = std::max(longest, std::abs(dx));
-      at.x[i] += std::clamp(dx, -kLongestStep, kLongestStep);
+      at.x[i] += std::min(dx, kLongestRise);  // x + gamma exp(x) is convex: only rises overshoot
     }
     at.c += dc;
     if (!std::isfinite(longest)) return false;

@@ -15,6 +15,7 @@ namespace {
 constexpr int kRounds = 30;                 // of k-means
 constexpr std::size_t kTokensPerType = 16;  // fewer make a type's mean logits noise
 constexpr std::size_t kMostTokens = 4096;
+constexpr std::size_t kMostValues = 64;  // of a hidden state; more are projected at random onto so many
 
 double squared_distance(const float* a, const float* b, std::size_t size) {
   float sum = 0.0f;
@@ -43,26 +44,44 @@ std::vector<float> spread_centres(const std::vector<float>& points, std::size_t 
   return centres;
 }
 
-// Sampled tokens of even batches, evenly spaced, at most kMostTokens, LayerNormed hidden states.
+// Sampled tokens of even batches, evenly spaced, at most kMostTokens, with LayerNormed hidden states,
+// projected at random where they are long, which keeps distances (Johnson and Lindenstrauss 1984).
 struct HeldInSample {
+  std::size_t size = 0;              // of a hidden state
   std::vector<float> hidden;         // [n, D]
   std::vector<const float*> logits;  // [n] rows of M
 };
+
+// Appends the values times `projection` [values, kMostValues], or the values themselves where it is empty.
+void add_projected(const std::vector<float>& values, const std::vector<float>& projection,
+                   std::vector<float>& to) {
+  if (projection.empty()) {
+    to.insert(to.end(), values.begin(), values.end());
+    return;
+  }
+  to.resize(to.size() + kMostValues, 0.0f);
+  float* row = to.data() + to.size() - kMostValues;
+  for (std::size_t d = 0; d < values.size(); ++d)
+    for (std::size_t v = 0; v < kMostValues; ++v) row[v] += values[d] * projection[d * kMostValues + v];
+}
 
 HeldInSample held_in_sample(const TraceLayer& layer, std::size_t experts) {
   std::vector<std::size_t> rows;
   for (std::size_t s = 0; s < layer.sampled(); ++s)
     if (layer.batch[s] % 2 == 0) rows.push_back(s);
   const std::size_t stride = (rows.size() + kMostTokens - 1) / kMostTokens, size = layer.hidden_size();
-  HeldInSample sample;
+  std::vector<float> projection(size > kMostValues ? size * kMostValues : 0), normed(size);
+  CounterRandom random = draw(Purpose::token_types, 0, static_cast<std::uint32_t>(layer.layer));
+  for (float& one : projection) one = static_cast<float>(random.normal());
+  HeldInSample sample{std::min(size, kMostValues)};
   for (std::size_t r = 0; r < rows.size(); r += stride) {
     const float* hidden = layer.hidden.data() + rows[r] * size;
     const double mean = std::reduce(hidden, hidden + size, 0.0) / static_cast<double>(size);
     double squares = 0.0;
     for (std::size_t d = 0; d < size; ++d) squares += (hidden[d] - mean) * (hidden[d] - mean);
     const double scale = 1.0 / std::sqrt(squares / static_cast<double>(size) + 1e-5);
-    for (std::size_t d = 0; d < size; ++d)
-      sample.hidden.push_back(static_cast<float>((hidden[d] - mean) * scale));
+    for (std::size_t d = 0; d < size; ++d) normed[d] = static_cast<float>((hidden[d] - mean) * scale);
+    add_projected(normed, projection, sample.hidden);
     sample.logits.push_back(layer.logits.data() + rows[r] * experts);
   }
   return sample;
@@ -159,7 +178,7 @@ MultiTypeTable multi_type(const TraceLayer& layer, std::size_t experts) {
   const Fit single = fit_types(sample, std::vector<std::uint32_t>(sample.logits.size(), 0), 1, loads);
   for (const std::size_t types : kTypeCounts) {
     if (sample.logits.size() < types * kTokensPerType) break;
-    const Clusters clusters = k_means(sample.hidden, layer.hidden_size(), types, number);
+    const Clusters clusters = k_means(sample.hidden, sample.size, types, number);
     const Fit fit = fit_types(sample, clusters.type, types, loads);
     const Fit random = fit_types(sample, shuffled(clusters.type, number), types, loads);
     table.rows.push_back({types, fit.gamma, fit.l1, single.l1, random.l1});

@@ -86,6 +86,23 @@ TEST(BiasProbe, OfAGaussianRouterIsTheClosedForm) {
   }
 }
 
+TEST(BiasProbe, OfTheGameIsItsGamma) {
+  for (const char* name : {"game_gamma_9", "game_gamma_14", "game_gamma_27", "game_gamma_39"}) {
+    const json one = vector_case("a7_bias_probe", name);
+    const double shift = one.at("inputs").at("p_two_sided");
+    std::vector<double> q(64, 0.0);
+    const auto shifted = [&](double by) {
+      q[0] = by;
+      return equilibrium_shares(q, one.at("inputs").at("gamma")).value().at(0);
+    };
+    const double up = shifted(shift), down = shifted(-shift);
+    expect_key(one, "m_j_at_plus_0.1", up);
+    expect_key(one, "m_j_at_minus_0.1", down);
+    const double slope = (std::log(up / (1.0 - up)) - std::log(down / (1.0 - down))) / (2.0 * shift);
+    expect_key(one, "gamma_int_two_sided", 64.0 * (1.0 / slope - 1.0));
+  }
+}
+
 TEST(BiasProbe, WithAZeroSelectionBiasNothingChanges) {
   TraceLayer layer = simulated_layer(
       {.bias = normal_bias(8, 0.2), .sigma = 1.0, .top_k = 2, .batches = 2, .tokens = 500, .sampled = 500});

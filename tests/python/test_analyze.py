@@ -294,6 +294,17 @@ def test_files_that_are_no_trace_are_refused(call, layers, tmp_path):
     refused(call("analyze", tmp_path / "trace.h5", "--json"), "contiguous")
 
 
+def test_damage_is_refused_or_harmless(call, layers, tmp_path):
+    whole = write_trace(tmp_path / "trace.h5", {0: layers[0]}).read_bytes()
+    rng = np.random.default_rng(5)
+    for _ in range(25):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 3000, 6):  # headers and attributes
+            damaged[place] = rng.integers(0, 256)
+        (tmp_path / "damaged.h5").write_bytes(damaged)
+        assert call("analyze", tmp_path / "damaged.h5", "--json").returncode in (0, 2)
+
+
 BAD_CSV = {
     "layer,domain,expert\n": "layer,domain,expert,count",
     "layer,domain,expert,count\n": "no counts",
