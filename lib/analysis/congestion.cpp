@@ -35,15 +35,8 @@ std::vector<double> log_gap(std::span<const double> q, std::span<const double> m
 std::optional<double> likelihood_slope(std::span<const double> q, std::span<const double> m, double gamma,
                                        Equilibrium& at) {
   if (!solve_game(q, gamma, at)) return std::nullopt;
-  double a = 0.0, b = 0.0, first = 0.0, second = 0.0;
-  for (std::size_t i = 0; i < q.size(); ++i) {
-    const double weight = at.m[i] / (1.0 + gamma * at.m[i]);
-    a += weight * at.m[i];
-    b += weight;
-    first += m[i] / (1.0 + gamma * at.m[i]);
-    second += m[i] * weight;
-  }
-  return first * a / b - second;
+  const std::vector<double> slope = log_share_slope(at.m, gamma);
+  return std::inner_product(m.begin(), m.end(), slope.begin(), 0.0);
 }
 
 // A point and the slope there.

@@ -65,21 +65,15 @@ std::optional<std::vector<double>> equilibrium_shares(std::span<const double> q,
   return at.m;
 }
 
-std::vector<double> equilibrium_slope(std::span<const double> m, double gamma) {
+std::vector<double> log_share_slope(std::span<const double> m, double gamma) {
   double a = 0.0, b = 0.0;
   for (const double one : m) {
     a += one * one / (1.0 + gamma * one);
     b += one / (1.0 + gamma * one);
   }
   std::vector<double> slope(m.size());
-  for (std::size_t i = 0; i < m.size(); ++i) slope[i] = m[i] / (1.0 + gamma * m[i]) * (a / b - m[i]);
+  for (std::size_t i = 0; i < m.size(); ++i) slope[i] = (a / b - m[i]) / (1.0 + gamma * m[i]);
   return slope;
-}
-
-double potential(std::span<const double> q, std::span<const double> m, double gamma) {
-  double sum = 0.0;
-  for (std::size_t i = 0; i < q.size(); ++i) sum += m[i] * (q[i] - 0.5 * gamma * m[i] - std::log(m[i]));
-  return sum;
 }
 
 double nash_gap(std::span<const double> q, std::span<const double> m, double gamma) {

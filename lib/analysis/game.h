@@ -24,12 +24,9 @@ bool solve_game(std::span<const double> q, double gamma, Equilibrium& at);
 // The shares m, or nullopt where solve_game is false.
 std::optional<std::vector<double>> equilibrium_shares(std::span<const double> q, double gamma);
 
-// dm_i/dgamma = m_i/(1 + gamma m_i) (A/B - m_i) with A = sum m^2/(1 + gamma m), B = sum m/(1 + gamma m);
-// sums to 0.
-std::vector<double> equilibrium_slope(std::span<const double> m, double gamma);
-
-// sum q m - gamma/2 sum m^2 - sum m log m: strictly concave for gamma > -1, largest at the equilibrium.
-double potential(std::span<const double> q, std::span<const double> m, double gamma);
+// dlog m_i/dgamma = (A/B - m_i) / (1 + gamma m_i) at an equilibrium m, with A = sum m^2/(1 + gamma m) and
+// B = sum m/(1 + gamma m).
+std::vector<double> log_share_slope(std::span<const double> m, double gamma);
 
 // max_i U_i - sum m_i U_i with U_i = q_i - gamma m_i - log m_i: what the best deviation gains; 0 at the
 // equilibrium. m > 0.

@@ -35,7 +35,8 @@ struct Null {
   GaussianRouter router;
   RouterAverages averages;
   std::array<Quantity, 4> gamma;
-  bool below = false;  // Q2's by E1
+  bool below = false;  // Q2's by E1'
+  double slots = 0.0;  // tokens * K
 };
 
 std::vector<double> null_quality(const Null& null, const Loads& loads, Quality which) {
@@ -79,7 +80,9 @@ void fill_null(Null& null, const Loads& loads, const LayerCongestion& found, std
 // How the null moves with bias and sigma: the estimate on the smooth shares of a fixed threshold.
 std::optional<double> smooth_null(const Null& null, const std::vector<double>& bias, double sigma,
                                   Equilibrium& at, double guess) {
-  const std::vector<double> share = fixed_threshold_shares(bias, sigma, null.router.top_k);
+  std::vector<double> counts = fixed_threshold_shares(bias, sigma, null.router.top_k);
+  for (double& one : counts) one *= null.slots;
+  const std::vector<double> share = smoothed_shares(counts);
   if (null.below) return gamma_least_squares(bias, share);
   return gamma_likelihood(bias, share, at, guess).value;
 }
@@ -167,6 +170,9 @@ void fill_estimates(const Loads& loads, LayerCongestion& found) {
   for (const double one : q.q) mean += one / static_cast<double>(q.q.size());
   for (const double one : q.q) squares += (one - mean) * (one - mean);
   found.sigma_bias = {std::sqrt(squares / static_cast<double>(q.q.size())), ""};
+  const auto [least, most] = std::ranges::minmax(q.q);
+  found.quality_range = {most - least, ""};
+  found.softmax_max_mean = {static_cast<double>(q.q.size()) * std::ranges::max(softmax(q.q)), ""};
   const Quantity& gamma = found.gamma_eff;
   const auto expected = gamma.defined() ? equilibrium_shares(q.q, gamma.value) : std::nullopt;
   found.epsilon_l1 = quantity(expected ? std::optional(l1_distance(loads.share, *expected)) : std::nullopt,
@@ -198,6 +204,7 @@ LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer) 
   if (why.empty()) {
     null = Null{{qualities(loads.sums, Quality::mean_logit).q, found.sigma.value, trace.top_k, trace.scores,
                  gates_renormalised(layer, experts)}};
+    null->slots = loads.sums.tokens * static_cast<double>(trace.top_k);
     fill_null(*null, loads, found, number);
     found.null_by_quality = null->gamma;
     found.gamma_null_closed_form = {

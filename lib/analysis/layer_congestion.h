@@ -31,7 +31,9 @@ struct LayerCongestion {
   std::array<Quantity, 4> gamma_by_quality, null_by_quality;  // Q1 to Q4
   Quantity sigma;                                             // token spread of logits
   bool sigma_uncentred = false;
-  Quantity sigma_bias;  // spread over experts of mean logits
+  Quantity quality_range;     // largest less smallest mean logit
+  Quantity softmax_max_mean;  // M max softmax(q): the imbalance that quality alone would make
+  Quantity sigma_bias;        // spread over experts of mean logits
   Quantity epsilon_l1, epsilon_nash;
   ExplicitPart explicit_part;
   std::vector<double> resampled_gamma, resampled_excess;  // empty where there is no interval

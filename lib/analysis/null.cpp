@@ -13,6 +13,7 @@ namespace exfusion::analysis {
 namespace {
 
 constexpr int kPairs = 16;  // of sampled loads
+constexpr double kFewCounts = 30.0;
 
 double upper_tail(double x) {
   return 0.5 * std::erfc(x * std::numbers::sqrt2 * 0.5);
@@ -39,6 +40,32 @@ void scores_of(const std::vector<double>& z, RouterScores kind, std::vector<doub
     total += p[i];
   }
   for (double& one : p) one /= total;
+}
+
+// The smallest n whose Poisson distribution function reaches u.
+double poisson_quantile(double mean, double u) {
+  double n = 0.0, p = std::exp(-mean), below = p;
+  while (below < u && n < 1000.0) {
+    n += 1.0;
+    p *= mean / n;
+    below += p;
+  }
+  return n;
+}
+
+// Counts of `tokens` tokens that select with probability top_k * share, one normal draw each: Poisson where
+// few are expected, otherwise normal with the binomial variance.
+std::vector<double> sampled_counts(std::span<const double> share, std::size_t top_k, double tokens,
+                                   const std::vector<double>& noise, double sign) {
+  std::vector<double> counts(share.size());
+  for (std::size_t i = 0; i < share.size(); ++i) {
+    const double selected = std::min(static_cast<double>(top_k) * share[i], 1.0);
+    const double mean = tokens * selected;
+    counts[i] = mean < kFewCounts
+                    ? poisson_quantile(mean, upper_tail(-sign * noise[i]))
+                    : std::max(mean + sign * noise[i] * std::sqrt(mean * (1.0 - selected)), 0.0);
+  }
+  return counts;
 }
 
 }  // namespace
@@ -105,29 +132,33 @@ std::optional<NullGamma> null_gamma(std::span<const double> q, std::span<const d
                                     std::size_t top_k, double tokens, std::uint32_t layer) {
   Equilibrium at;
   const Likelihood expected = gamma_likelihood(q, share, at);
-  if (expected.below) {
-    const std::optional<double> value = gamma_least_squares(q, share);
-    return value ? std::optional(NullGamma{*value, true}) : std::nullopt;
-  }
-  if (!expected.value) return std::nullopt;
-  const double slots = static_cast<double>(top_k) * tokens;
+  if (!expected.value && !expected.below) return std::nullopt;
+  const double guess = expected.value.value_or(0.0);
   double sum = 0.0;
-  std::vector<double> noise(q.size()), counts(q.size());
+  std::vector<double> noise_a(q.size()), noise_b(q.size());
   for (int pair = 0; pair < kPairs; ++pair) {
     CounterRandom random = draw(Purpose::load_noise, static_cast<std::uint32_t>(pair), layer);
-    for (double& one : noise) one = random.normal();
+    for (std::size_t i = 0; i < q.size(); ++i) {
+      noise_a[i] = random.normal();
+      noise_b[i] = random.normal();
+    }
     for (const double sign : {1.0, -1.0}) {
-      for (std::size_t i = 0; i < q.size(); ++i) {
-        const double selected = std::min(static_cast<double>(top_k) * share[i], 1.0);  // of a token
-        counts[i] = std::max(
-            slots * share[i] + sign * noise[i] * std::sqrt(tokens * selected * (1.0 - selected)), 0.0);
+      const std::vector<double> a = sampled_counts(share, top_k, 0.5 * tokens, noise_a, sign);
+      const std::vector<double> b = sampled_counts(share, top_k, 0.5 * tokens, noise_b, sign);
+      std::optional<double> one;
+      if (expected.below) {
+        one = gamma_instrumental(q, smoothed_shares(a), smoothed_shares(b));
+      } else {
+        std::vector<double> counts(q.size());
+        std::ranges::transform(a, b, counts.begin(), std::plus<>());
+        one = gamma_likelihood(q, smoothed_shares(counts), at, guess).value;
       }
-      const Likelihood one = gamma_likelihood(q, smoothed_shares(counts), at, *expected.value);
-      if (!one.value) return NullGamma{*expected.value, false};  // too few tokens to say what they add
-      sum += *one.value;
+      // Too few tokens to say what their noise adds.
+      if (!one) return expected.value ? std::optional(NullGamma{*expected.value, false}) : std::nullopt;
+      sum += *one;
     }
   }
-  return NullGamma{sum / (2.0 * kPairs), false};
+  return NullGamma{sum / (2.0 * kPairs), expected.below};
 }
 
 bool gates_renormalised(const TraceLayer& layer, std::size_t experts) {

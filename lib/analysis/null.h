@@ -37,11 +37,11 @@ RouterAverages simulate_router(const GaussianRouter& router, std::int64_t tokens
 std::vector<double> fixed_threshold_shares(std::span<const double> bias, double sigma, std::size_t top_k);
 
 // The estimate that the router shows under the qualities `q` when its loads are counted over `tokens` tokens:
-// the mean of E3 over antithetic pairs of sampled loads; E1 of the expected loads where E3 lies below its
-// branch (E1' has no noise to undo there). nullopt without a finite estimate.
+// the mean over antithetic pairs of sampled loads of E3, or of E1' on two halves where E3 of the expected
+// loads lies below its branch. nullopt without a finite estimate.
 struct NullGamma {
   double value = 0.0;
-  bool below = false;  // by E1
+  bool below = false;  // by E1'
 };
 std::optional<NullGamma> null_gamma(std::span<const double> q, std::span<const double> share,
                                     std::size_t top_k, double tokens, std::uint32_t layer);

@@ -33,12 +33,6 @@ struct Qualities {
 };
 Qualities qualities(const QualitySums& sums, Quality which);
 
-// The standard deviation over tokens of an expert's logit.
-struct LogitSpread {
-  double sigma = 0.0;
-  bool uncentred = false;  // from the sums: a shift common to all logits of a token is still in it
-};
-
 // Per batch, sums over its sampled tokens of the logits centred per token: what sigma needs of a sample.
 struct CentredSample {
   std::vector<double> tokens;   // [B]
@@ -51,7 +45,8 @@ CentredSample centre_sample(const TraceLayer& layer, std::size_t experts);
 // sqrt(M / (M - 1)), which undoes what centring takes. nullopt with less than two sampled tokens.
 std::optional<double> sample_sigma(const CentredSample& sample, std::size_t experts,
                                    const std::vector<double>& times);
-// The same from the sums, not centred; nullopt where they are not in the trace.
+// The same from the sums, with what all logits of a token share still in it; nullopt where they are not in
+// the trace.
 std::optional<double> uncentred_sigma(const QualitySums& sums);
 
 }  // namespace exfusion::analysis

@@ -54,6 +54,8 @@ void put_congestion(const LayerCongestion& of, Fields& fields) {
   fields.put("sigma", of.sigma);
   fields.put("sigma_uncentred", of.sigma_uncentred);
   fields.put("sigma_bias", of.sigma_bias);
+  fields.put("quality_range", of.quality_range);
+  fields.put("softmax_max_mean", of.softmax_max_mean);
   fields.put("gamma_explicit.aux_share_sums_to_1", of.explicit_part.aux_share_sums_to_1);
   fields.put("gamma_explicit.aux_share_sums_to_k", of.explicit_part.aux_share_sums_to_k);
   fields.put("gamma_explicit.selection_bias", of.explicit_part.selection_bias);

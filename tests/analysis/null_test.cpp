@@ -152,6 +152,39 @@ TEST(LayerCongestion, ARouterWithoutCongestionIsRarelyCalledCongested) {
   EXPECT_LE(alarms, 3);  // 2.5 % of 20 are 0.5; more than 3 have a probability of 2e-3
 }
 
+TEST(LayerCongestion, FarBelowZeroTheNullIsByTheSameEstimator) {
+  int alarms = 0;
+  for (std::uint32_t seed = 0; seed < 8; ++seed) {
+    const Trace trace = one_layer({.bias = normal_bias(16, 0.4),
+                                   .sigma = 0.3,
+                                   .top_k = 2,
+                                   .batches = 20,
+                                   .tokens = 100,
+                                   .sampled = 40,
+                                   .seed = seed});
+    const LayerCongestion found = analyse_congestion(trace, trace.layers[0]);
+    EXPECT_EQ(found.gamma_estimator, "E1'");
+    EXPECT_NEAR(found.gamma_null.value, found.gamma_eff.value, 2.0);
+    EXPECT_DOUBLE_EQ(found.gamma_eff.value, found.gamma_iv.value);
+    alarms += !found.gamma_excess_ci.defined() || found.gamma_excess_ci.low > 0.0;
+  }
+  EXPECT_LE(alarms, 2);
+}
+
+TEST(LayerCongestion, ExpertsThatNoLogitTellsApartHaveNoGamma) {
+  Trace trace = one_layer({.bias = std::vector<double>(8, 0.0),
+                           .sigma = 1.0,
+                           .top_k = 2,
+                           .batches = 6,
+                           .tokens = 50,
+                           .sampled = 5});
+  trace.layers[0].sum_logit.assign(trace.layers[0].sum_logit.size(), 0.0);
+  const LayerCongestion found = analyse_congestion(trace, trace.layers[0]);
+  EXPECT_EQ(found.gamma_eff.reason, "the experts' qualities do not differ");
+  EXPECT_EQ(found.sigma_bias.value, 0.0);
+  EXPECT_FALSE(found.gamma_excess_ci.defined());
+}
+
 TEST(LayerCongestion, PricesOnLoadAreFound) {
   const Trace trace = one_layer({.bias = normal_bias(16, 0.5),
                                  .sigma = 1.0,
