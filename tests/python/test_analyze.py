@@ -174,6 +174,28 @@ def test_scores_are_the_published_ones(analyse, layers):
     assert len([score for score in scores.values() if score]) == 18
 
 
+def test_a_selection_bias_that_evens_out_loads_is_found_as_congestion(analyse):
+    rng = np.random.default_rng(1)
+    bias, batches, tokens = rng.normal(0, 0.5, M), 20, 200
+    price = 0.5 * (bias - bias.mean()) / 4  # half of what the mean logits do to a sigmoid at 0
+    z = bias + rng.normal(0, 1, (batches, tokens, M))
+    score = 1 / (1 + np.exp(-z))
+
+    def layer(selection_bias):
+        chosen = np.argsort(-(score + selection_bias), 2)[:, :, :K]
+        count = np.array([np.bincount(batch.ravel(), minlength=M) for batch in chosen])
+        return {"tokens": np.full(batches, tokens), "count": count, "sum_logit": z.sum(1), "sum_logit_sq": (z * z).sum(1),
+                "sum_prob": (score / score.sum(2, keepdims=True)).sum(1), "selection_bias": selection_bias,
+                "logits": z[:, :50].reshape(-1, M).astype(np.float32), "batch": np.repeat(np.arange(batches, dtype=np.int32), 50)}
+
+    plain, balanced = analyse({0: layer(np.zeros(M)), 1: layer(-price)}, scores="sigmoid")["layers"]
+    assert plain["gamma_excess_ci"][0] < 0 < plain["gamma_excess_ci"][1]
+    assert balanced["gamma_excess_ci"][0] > 0
+    assert balanced["imbalance"]["cv"] < plain["imbalance"]["cv"]
+    share = (layer(-price)["count"].sum(0) + 0.5) / (batches * tokens * K + M / 2)
+    assert balanced["gamma_explicit"]["selection_bias"] == pytest.approx(np.cov(price, share)[0, 1] / share.var(ddof=1), rel=1e-9)
+
+
 def test_attributes_and_integers_of_other_widths_are_read(analyse, layers):
     layers[0]["count"] = layers[0]["count"].astype(np.int32)
     report = analyse({0: layers[0]}, format=np.bytes_("exfusion-trace"), version=np.int32(1), num_experts=np.uint16(M), scores="sigmoid",
