@@ -39,12 +39,14 @@ Quantity mean_over_layers(const std::vector<LayerAnalysis>& layers, Quantity Lay
 }
 
 // Of the mean over the layers in which `of` is defined, each with its resamples.
-Interval joint_interval(const std::vector<LayerAnalysis>& layers, std::size_t batches,
-                        Quantity LayerCongestion::*of, std::vector<double> LayerCongestion::*resamples) {
+Interval joint_interval(const std::vector<LayerAnalysis>& layers, Quantity LayerCongestion::*of,
+                        std::vector<double> LayerCongestion::*resamples) {
   std::vector<double> means(kResamples, 0.0);
   double count = 0.0;
+  std::size_t batches = SIZE_MAX;  // of the layer with the fewest
   for (const LayerAnalysis& layer : layers) {
     if (!(layer.congestion.*of).defined()) continue;
+    batches = std::min(batches, layer.congestion.batches);
     const std::vector<double>& drawn = layer.congestion.*resamples;
     if (drawn.size() != kResamples) return {0.0, 0.0, "a layer has no interval"};
     for (std::uint32_t r = 0; r < kResamples; ++r) means[r] += drawn[r];
@@ -61,8 +63,6 @@ TraceAnalysis analyse_trace(const Trace& trace) {
   TraceAnalysis found;
   for (const TraceLayer& layer : trace.layers) found.layers.push_back(analyse_layer(trace, layer));
   ModelAnalysis& model = found.model;
-  std::size_t batches = trace.layers[0].batches();
-  for (const TraceLayer& layer : trace.layers) batches = std::min(batches, layer.batches());
   const auto mean = [&](Quantity LayerCongestion::*of) { return mean_over_layers(found.layers, of); };
   model.gamma_eff = mean(&LayerCongestion::gamma_eff);
   model.gamma_iv = mean(&LayerCongestion::gamma_iv);
@@ -71,9 +71,9 @@ TraceAnalysis analyse_trace(const Trace& trace) {
   model.gamma_excess = mean(&LayerCongestion::gamma_excess);
   model.gamma_probe = mean(&LayerCongestion::gamma_probe);
   model.gamma_ci =
-      joint_interval(found.layers, batches, &LayerCongestion::gamma_eff, &LayerCongestion::resampled_gamma);
-  model.gamma_excess_ci = joint_interval(found.layers, batches, &LayerCongestion::gamma_excess,
-                                         &LayerCongestion::resampled_excess);
+      joint_interval(found.layers, &LayerCongestion::gamma_eff, &LayerCongestion::resampled_gamma);
+  model.gamma_excess_ci =
+      joint_interval(found.layers, &LayerCongestion::gamma_excess, &LayerCongestion::resampled_excess);
   return found;
 }
 

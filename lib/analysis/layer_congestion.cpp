@@ -186,6 +186,7 @@ LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer) 
   const std::size_t experts = trace.experts;
   const auto number = static_cast<std::uint32_t>(layer.layer);
   LayerCongestion found;
+  found.batches = layer.batches();
   const Loads loads = pooled_loads(layer, experts, every_batch(layer.batches()));
   const CentredSample sample = centre_sample(layer, experts);
   fill_estimates(loads, found);

@@ -36,6 +36,7 @@ struct LayerCongestion {
   Quantity sigma_bias;        // spread over experts of mean logits
   Quantity epsilon_l1, epsilon_nash;
   ExplicitPart explicit_part;
+  std::size_t batches = 0;
   std::vector<double> resampled_gamma, resampled_excess;  // empty where there is no interval
 };
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace exfusion::analysis {
@@ -54,6 +55,7 @@ Trace read_trace_csv(const std::filesystem::path& file);
 // What no field shows alone: sums, ranges, sizes that agree. `file` is for messages.
 void check_trace(const Trace& trace, const std::string& file);
 void check_domain_name(const std::string& name, const std::string& where);
+std::string printable(std::string_view text);  // for messages: control characters as ?, at most 64 characters
 
 // Sums of the rows of a [rows, columns] array.
 std::vector<double> column_sums(const std::vector<double>& table, std::size_t columns);

@@ -124,6 +124,14 @@ void check_domain_name(const std::string& name, const std::string& where) {
   }
 }
 
+std::string printable(std::string_view text) {
+  std::string shown(text.substr(0, 64));
+  for (char& one : shown) {
+    if (static_cast<unsigned char>(one) < 0x20 || one == 0x7f) one = '?';
+  }
+  return shown;
+}
+
 void check_trace(const Trace& trace, const std::string& file) {
   for (const std::string& name : trace.domains) check_domain_name(name, file);
   if (trace.layers.empty()) fail(file, "holds no layers: groups layer_000, layer_001, ...");

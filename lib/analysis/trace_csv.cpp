@@ -26,8 +26,8 @@ std::int64_t whole_number(const Line& line, std::string_view text, const char* c
   std::int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || value < 0 || value > largest)
-    throw FormatError(
-        fmt::format("{}: {} must be a whole number of 0 to {}, is '{}'", line.where, column, largest, text));
+    throw FormatError(fmt::format("{}: {} must be a whole number of 0 to {}, is '{}'", line.where, column,
+                                  largest, printable(text)));
   return value;
 }
 

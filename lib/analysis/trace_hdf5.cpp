@@ -208,7 +208,7 @@ herr_t note_layer(hid_t /*file*/, const char* name, const H5L_info_t* /*info*/, 
     static_cast<std::vector<std::pair<std::int64_t, std::string>>*>(numbers)->emplace_back(
         std::stoll(text.substr(6)), text);
   } else {
-    log_warning("trace: `{}` is not part of the format: passed over", text);
+    log_warning("trace: `{}` is not part of the format: passed over", printable(text));
   }
   return 0;
 }
@@ -271,7 +271,7 @@ void read_in_child(const std::filesystem::path& file) {
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!WIFEXITED(status)) fail(file.string(), "damaged: HDF5 cannot read it");
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail(file.string(), "damaged: HDF5 cannot read it");
 }
 
 }  // namespace
