@@ -32,7 +32,7 @@ ARROWS = {
 
 # Headers that are slow to compile or belong to one owner: where each may be included.
 HEAVY_HEADERS = {
-    r"(hdf5|hdf5_hl|H5\w+)\.h": ["lib/io/metrics_*", "lib/data/hdf5_dataset.cpp"],
+    r"(hdf5|hdf5_hl|H5\w+)\.h": ["lib/io/metrics_*", "lib/data/hdf5_dataset.cpp", "lib/analysis/*_hdf5.cpp"],
     r"yaml-cpp/.*": ["lib/core/*.cpp"],
     r"spdlog/.*": ["lib/core/log.cpp"],
     r"boost/(?!math/).*": ["trainers/*"],

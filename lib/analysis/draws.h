@@ -1,0 +1,23 @@
+// Where the analysis takes its random numbers from: a function of the purpose, the repetition and the layer,
+// with a fixed seed, so that the same trace gives the same answer.
+#pragma once
+#include "core/random.h"
+
+namespace exfusion::analysis {
+
+enum class Purpose : std::uint32_t {
+  batches = 16,  // Draw::resampling's kinds below belong to lib/compare
+  router_null = 17,
+  load_noise = 18,
+  token_types = 19,
+  random_partition = 20,
+  label_shuffle = 21,
+  random_router = 22,
+  phase_noise = 23,
+};
+
+inline CounterRandom draw(Purpose purpose, std::uint32_t repetition, std::uint32_t layer = 0) {
+  return CounterRandom(0, Draw::resampling, static_cast<std::uint32_t>(purpose), repetition, layer);
+}
+
+}  // namespace exfusion::analysis
