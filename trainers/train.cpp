@@ -12,7 +12,6 @@
 #include "dist/cluster_check.h"
 #include "dist/launch.h"
 #include "dist/local_ranks.h"
-#include "io/files.h"
 #include "program.h"
 #include "train/loop.h"
 #include "train/memory.h"
@@ -48,17 +47,6 @@ fs::path run_path(const po::variables_map& given, const std::string& name) {
   return given.count("out") ? fs::path(given["out"].as<std::string>()) : fs::path("runs") / name;
 }
 
-// `--resume auto` with a folder that is there: it has to be this recipe's.
-void check_same_recipe(const fs::path& path, const std::string& resolved) {
-  RunFolder::check(path);
-  const std::string line = changed_line(read_file(path / "recipe.yaml"), resolved);
-  if (!line.empty())
-    throw CheckpointError(
-        fmt::format("{}: --resume auto would go on with another recipe: '{}' differs; choose "
-                    "another --out, or --overwrite",
-                    path.string(), line.substr(line.find_first_not_of(' '))));
-}
-
 // On rank 0; the others only know the path.
 RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& config,
                            const std::string& resolved, const Ranks& ranks, const fs::path& path) {
@@ -68,7 +56,7 @@ RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& conf
   const auto profiled = given["profile"].as<std::int64_t>();
   if (!ranks.lead())
     return run_training(config, resolved, RunFolder::of_other_rank(path), resume, profiled, ranks);
-  if (resume && automatic) check_same_recipe(path, resolved);
+  if (resume && automatic) RunFolder::check_recipe(path, resolved);
   const RunFolder folder =
       resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
   try {
@@ -92,6 +80,7 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
     throw;
   }
   if (given["json"].as<bool>() && ranks.lead()) std::cout << json_text(path, outcome) << "\n";
+  if (outcome.signal != 0 && !ranks.lead()) throw Interrupted("", outcome.signal);  // one rank says it
   if (outcome.signal != 0)
     throw Interrupted(
         fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",

@@ -10,6 +10,7 @@ namespace exfusion {
 BankShard::BankShard(const FlatParameters& parameters, std::size_t first_slot,
                      const GradientExchange* exchange, bool deterministic)
     : deterministic_(deterministic) {
+  if (exchange) group_ = exchange->group();
   const auto slot = [&](std::size_t tensor) { return parameters.slots().at(first_slot + tensor); };
   first_ = slot(0).offset;
   last_ = slot(3).offset + slot(3).size;
@@ -34,8 +35,15 @@ void BankShard::gather(const FlatParameters& parameters) const {
   parameters.round_bf16(first_, last_ - first_);
 }
 
+void BankShard::sum_over_ranks(const at::Tensor& numbers) const {
+  if (group_.alone()) return;
+  const at::Tensor sent = numbers.to(at::kFloat);
+  group_.all_reduce(sent);
+  numbers.copy_(sent);
+}
+
 void BankShard::sum(std::vector<double>& values) const {
-  if (exchange_) exchange_->group().sum(values);
+  if (exchange_) group_.sum(values);
 }
 
 void BankShard::inner_products(c10::Device device, std::size_t tensor, const float* g,

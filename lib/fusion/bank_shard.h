@@ -27,6 +27,8 @@ class BankShard {
 
   // Everyone receives the FFN's parameters from their owners, and rounds them (FlatParameters::round_bf16).
   void gather(const FlatParameters& parameters) const;
+  // Adds up a few numbers of every rank's samples, in place, sent as fp32: sharded or not.
+  void sum_over_ranks(const at::Tensor& numbers) const;
   // Adds up what each rank has of its part. Nothing if this rank has all.
   void sum(std::vector<double>& values) const;
   // result[k] = <G, W_k> over one tensor, of all ranks' parts: `g` and `w[k]` point to this rank's part.
@@ -36,6 +38,7 @@ class BankShard {
 
  private:
   const GradientExchange* exchange_ = nullptr;  // null: all of it
+  ProcessGroup group_;
   bool deterministic_;
   std::int64_t first_ = 0, last_ = 0;  // of the FFN in the flat buffers
   std::array<std::pair<std::int64_t, std::int64_t>, 4> ranges_;

@@ -151,7 +151,7 @@ void ExpertBank::see_input(const at::Tensor& x) {
   if (phase_ == Phase::step) router_->add(x);
   if (!config_.routes_in_step()) return;
   if (phase_ == Phase::step) {
-    if (sum_in_step_) sum_in_step_(router_->step_routing());
+    shard_.sum_over_ranks(router_->step_routing());
     router_->weights_in_step(next_);
   } else {
     router_->weights_for(x, next_);

@@ -8,11 +8,9 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "fusion/bank_shard.h"
@@ -29,16 +27,13 @@ namespace exfusion {
 
 class ExpertBank {
  public:
-  // `slots` are the FFN's four tensors (order of kFfnTensors) in `parameters`; `ffn` is its index in the
+  // From `first_slot` on lie the FFN's tensors (kFfnTensors) in `parameters`; `ffn` is its index in the
   // model. Draws the experts by config.init and fuses them into the FFN (unless it keeps_source). With
-  // `exchange` the bank keeps this rank's part of the experts if they are sharded, and every rank calls the
-  // same functions.
+  // `exchange` it keeps this rank's part of them if they are sharded; every rank calls the same functions.
   ExpertBank(const FusionConfig& config, FlatParameters& parameters, std::size_t first_slot, std::string name,
              std::int64_t ffn, std::uint64_t seed, const GradientExchange* exchange = nullptr,
              bool deterministic = false);
-
-  // Writes W = sum_k a_k W_k into the FFN.
-  void fuse();
+  void fuse();  // writes W = sum_k a_k W_k into the FFN
 
   // A step: begin, forward and backward passes with see_input before the FFN's weights are used (memory
   // weights need it; x [n, tokens, dim]), then update or, if the step is skipped, abandon_step.
@@ -49,16 +44,11 @@ class ExpertBank {
   // the experts (AdamW) and the next W.
   void update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
               float gradient_scale);
-  // The same in two parts: what needs G, the router's gradient included; then the router, whose gradient may
-  // be summed over ranks in between.
+  // The same in two parts; the router's gradient may be summed over ranks in between.
   void update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
                       float gradient_scale);
   void update_router(const AdamWConfig& config, double weights_lr, std::int64_t update, float gradient_scale);
   void abandon_step();  // nothing has changed
-
-  // `blend` and `routed`: how r [N] is summed over ranks, in place, inside the forward pass; not needed by
-  // one rank.
-  void sum_in_step(std::function<void(const at::Tensor&)> sum) { sum_in_step_ = std::move(sum); }
 
   // Whether training's forward pass uses other weights than the collapse weights (noise, blend, routed).
   bool differs_in_training() const;
@@ -74,9 +64,7 @@ class ExpertBank {
   std::int64_t experts() const { return static_cast<std::int64_t>(a_.size()); }
   RouterMemory* router() const { return router_.get(); }  // null unless weights: memory
   const BankShard& shard() const { return shard_; }
-  bool routes_in_step() const {
-    return config_.routes_in_step();
-  }  // r is summed over ranks inside the forward pass
+  bool routes_in_step() const { return config_.routes_in_step(); }  // blend, routed
   bool needs_input() const { return router_ != nullptr; }
   // [N, …] in the order of kFfnTensors, or [N, size] of a shard; the values from which expert k started, on
   // the CPU (NaN where not known).
@@ -104,7 +92,6 @@ class ExpertBank {
   void collapse();
   void fuse_with(std::span<const float> a);
   void use(std::span<const float> a);
-  TensorPart part_of(std::string name, const at::Tensor& values, std::size_t tensor, bool shared) const;
   ExpertTensors<float> expert_tensors_of(std::size_t tensor, std::span<float* const> w) const;
   void compute_prices();
   void update_logits(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
@@ -114,7 +101,7 @@ class ExpertBank {
   std::size_t first_slot_;
   BankShard shard_;
   std::string name_;
-  std::int64_t ffn_;
+  std::int64_t ffn_, step_ = 0;
   std::uint64_t seed_;
   FfnTensors experts_;                       // [N, …]
   FfnTensors exp_avg_, exp_avg_sq_;          // [N, …], or without the N: shared
@@ -126,10 +113,8 @@ class ExpertBank {
   // way to one of these.
   std::vector<float> a_, used_, priced_, next_;
   std::vector<double> prices_;
-  std::function<void(const at::Tensor&)> sum_in_step_;
   Phase phase_ = Phase::collapsed;
   bool unfused_ = false;  // W still is the FFN it started from: no update yet (keeps_source)
-  std::int64_t step_ = 0;
 };
 
 }  // namespace exfusion

@@ -63,23 +63,26 @@ void append(TensorParts& parts, const NamedTensors& whole) {
   for (const auto& [name, values] : whole) parts.push_back({.name = name, .values = values});
 }
 
-}  // namespace
-
-// Experts or moments of one tensor: [N, …], or without the N where all share them.
-TensorPart ExpertBank::part_of(std::string name, const at::Tensor& values, std::size_t t, bool shared) const {
-  if (shard_.whole()) return {.name = std::move(name), .values = values};
-  std::vector<std::int64_t> shape = parameters_.slots()[first_slot_ + t].parameter.sizes().vec();
-  if (!shared) shape.insert(shape.begin(), experts());
+// Experts or moments of tensor t of an FFN, whose shape is `one`: [N, …], or without the N where all share
+// them (experts: 0).
+TensorPart part_of(const BankShard& shard, std::string name, const at::Tensor& values, std::size_t t,
+                   at::IntArrayRef one, std::int64_t experts) {
+  if (shard.whole()) return {.name = std::move(name), .values = values};
+  std::vector<std::int64_t> shape = one.vec();
+  if (experts > 0) shape.insert(shape.begin(), experts);
   return {.name = std::move(name),
-          .values = shared ? values.unsqueeze(0) : values,
+          .values = experts > 0 ? values : values.unsqueeze(0),
           .shape = std::move(shape),
-          .first_column = shard_.begin(t)};
+          .first_column = shard.begin(t)};
 }
+
+}  // namespace
 
 TensorParts ExpertBank::expert_parts() const {
   TensorParts parts;
   for (std::size_t t = 0; t < 4; ++t)
-    parts.push_back(part_of(name_ + "." + kFfnTensors[t], experts_[t], t, false));
+    parts.push_back(part_of(shard_, name_ + "." + kFfnTensors[t], experts_[t], t,
+                            parameters_.slots()[first_slot_ + t].parameter.sizes(), experts()));
   parts.push_back({.name = name_ + ".a", .values = a_state_});
   if (router_) append(parts, router_->expert_state(name_));
   return parts;
@@ -89,8 +92,11 @@ TensorParts ExpertBank::optimizer_parts() const {
   TensorParts parts;
   for (std::size_t t = 0; t < 4; ++t) {
     const std::string name = name_ + "." + kFfnTensors[t];
-    parts.push_back(part_of("exp_avg." + name, exp_avg_[t], t, config_.shares_moments()));
-    parts.push_back(part_of("exp_avg_sq." + name, exp_avg_sq_[t], t, config_.shares_moments()));
+    const std::int64_t n = config_.shares_moments() ? 0 : experts();
+    parts.push_back(part_of(shard_, "exp_avg." + name, exp_avg_[t], t,
+                            parameters_.slots()[first_slot_ + t].parameter.sizes(), n));
+    parts.push_back(part_of(shard_, "exp_avg_sq." + name, exp_avg_sq_[t], t,
+                            parameters_.slots()[first_slot_ + t].parameter.sizes(), n));
     if (start_[t].defined()) parts.push_back({.name = "start." + name, .values = start_[t]});
   }
   if (z_.defined())

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "io/files.h"
+#include "train/run_config.h"
 #include "train/versions.h"
 
 namespace exfusion {
@@ -99,6 +100,15 @@ void RunFolder::withdraw() const {
 void RunFolder::check(const fs::path& path) {
   if (!fs::is_regular_file(path / "recipe.yaml"))
     throw CheckpointError(fmt::format("{}: not a run's folder (recipe.yaml is missing)", path.string()));
+}
+
+void RunFolder::check_recipe(const fs::path& path, const std::string& resolved) {
+  check(path);
+  const std::string line = changed_line(read_file(path / "recipe.yaml"), resolved);
+  if (!line.empty())
+    throw CheckpointError(fmt::format(
+        "{}: holds a run of another recipe ('{}' differs): choose another --out, or give --overwrite",
+        path.string(), line.substr(line.find_first_not_of(' '))));
 }
 
 RunFolder RunFolder::open(const fs::path& path) {

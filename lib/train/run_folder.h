@@ -18,6 +18,9 @@ class RunFolder {
   static RunFolder of_other_rank(const std::filesystem::path& path) { return RunFolder(path, false); }
   // Throws CheckpointError if the path is no run's folder.
   static void check(const std::filesystem::path& path);
+  // Throws CheckpointError naming the first line if its recipe is another than `resolved` in what a resume
+  // may not change.
+  static void check_recipe(const std::filesystem::path& path, const std::string& resolved);
   void started() const;   // removes what was set aside
   void withdraw() const;  // removes this folder and puts back what was set aside
   ~RunFolder();

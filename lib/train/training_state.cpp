@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <iterator>
 #include <unordered_map>
 #include <utility>
@@ -112,15 +111,6 @@ std::unique_ptr<GradientExchange> make_exchange(const DistConfig& config, const 
       std::move(parameters));
 }
 
-// N numbers of fp32, whatever r is kept in.
-std::function<void(const at::Tensor&)> sum_in_fp32(const ProcessGroup& group) {
-  return [group](const at::Tensor& r) {
-    const at::Tensor sent = r.to(at::kFloat);
-    group.all_reduce(sent);
-    r.copy_(sent);
-  };
-}
-
 // Of the first `dense` slots.
 std::vector<DenseAdamW::Range> owned_ranges(const TrainingState& state, std::size_t dense) {
   std::vector<DenseAdamW::Range> ranges;
@@ -159,7 +149,6 @@ TrainingState make_training_state(const RunConfig& config, bool load_source, Pro
     ExpertBank& bank = state.banks.emplace_back(
         *config.fusion, *state.parameters, dense + i * kFfnTensors.size(), fused[i].name, fused[i].index,
         config.seed, state.exchange.get(), config.dist.deterministic());
-    if (bank.routes_in_step() && !state.group.alone()) bank.sum_in_step(sum_in_fp32(state.group));
     if (bank.needs_input()) fused[i].ffn->watch_input([&bank](const at::Tensor& x) { bank.see_input(x); });
   }
   if (load_source) load_stored_experts(config, state.banks);
