@@ -9,8 +9,10 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <random>
 #include <set>
 #include <span>
+#include <system_error>
 #include <vector>
 
 #include "core/error.h"
@@ -122,6 +124,26 @@ std::string text_of_rank_0(const CheckpointRanks& ranks, const std::function<std
   if (failure) std::rethrow_exception(failure);
   if (text[0] != '+') throw CheckpointError(text.substr(1));
   return text.substr(1);
+}
+
+bool folder_is_shared(const CheckpointRanks& ranks, const fs::path& folder) {
+  if (ranks.group.alone()) return true;
+  const std::string name = text_of_rank_0(ranks, [&] {
+    std::random_device random;
+    const std::string unique = fmt::format(".shared-{:08x}{:08x}", random(), random());
+    OutputFile((folder / unique).string(), OutputFile::Mode::kNew).sync();
+    return unique;
+  });
+  std::vector<double> seeing = {1.0};
+  try {
+    OutputFile((folder / name).string(), OutputFile::Mode::kPart);
+  } catch (const FileError&) {
+    seeing[0] = 0.0;
+  }
+  ranks.group.sum(seeing);
+  std::error_code ignored;
+  if (ranks.group.rank() == 0) fs::remove(folder / name, ignored);
+  return seeing[0] == ranks.group.world();
 }
 
 std::uint32_t crc32_of_ranks(const CheckpointRanks& ranks, const fs::path& path, std::uint64_t size,

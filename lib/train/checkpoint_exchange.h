@@ -25,6 +25,10 @@ struct CheckpointRanks {
 // CheckpointError with the same words.
 std::string text_of_rank_0(const CheckpointRanks& ranks, const std::function<std::string()>& make);
 
+// Whether all ranks see and may write what is in `folder` of rank 0: they look for a file that rank 0 puts
+// there for that long. Throws as text_of_rank_0 does if rank 0 cannot write.
+bool folder_is_shared(const CheckpointRanks& ranks, const std::filesystem::path& folder);
+
 // Writes one file of tensors that ranks may hold parts of: rank 0 all it holds whole and its own parts, the
 // others the rest, into the file itself or, where they do not see it, through rank 0 in pieces of at most
 // kPieceBytes. `parts` have the same names, types and whole shapes on all ranks. The bytes are those of

@@ -111,9 +111,8 @@ struct Change {
   int from, to;
   std::string shard_before, shard_after;
 };
-const std::vector<Change> kChanges = {{1, 2, "none", "none"},   {2, 1, "none", "none"},
-                                      {3, 2, "all", "all"},     {3, 2, "experts", "none"},
-                                      {2, 1, "all", "experts"}, {1, 3, "none", "all"}};
+const std::vector<Change> kChanges = {
+    {1, 2, "none", "all"}, {2, 1, "none", "none"}, {3, 2, "all", "all"}, {3, 2, "experts", "none"}};
 
 TEST(RanksCheckpoint, DeterministicRunsGoOnBitForBitOnAnotherNumberOfRanks) {
   for (const std::string& fusion : kFusions) {
@@ -215,6 +214,20 @@ TEST(RanksCheckpoint, ARankThatCannotWriteLeavesNoCheckpoint) {
             std::string::npos)
       << errors[2];
   EXPECT_TRUE(checkpoint_folders(folder / "run").empty());
+}
+
+TEST(RanksCheckpoint, AProbeTellsWhetherAllRanksSeeTheFolder) {
+  const TestFolder shared, other;
+  with_ranks(3, [&](const ProcessGroup& group) {
+    const CheckpointRanks ranks{.group = group, .device = at::kCPU};
+    EXPECT_TRUE(folder_is_shared(ranks, shared.path()));
+    EXPECT_FALSE(folder_is_shared(ranks, group.rank() == 2 ? other.path() : shared.path()));
+    EXPECT_FALSE(folder_is_shared(ranks, group.rank() == 0 ? other.path() : shared.path()));
+    expect_error<Error>([&] { folder_is_shared(ranks, shared / "none"); }, {"none/.shared-"});
+  });
+  EXPECT_TRUE(fs::is_empty(shared.path()));
+  EXPECT_TRUE(fs::is_empty(other.path()));
+  EXPECT_TRUE(folder_is_shared({.group = ProcessGroup(), .device = at::kCPU}, shared / "none"));
 }
 
 TEST(RanksCheckpoint, ChecksumsOfBlocksDoNotDependOnTheRanksThatReadThem) {
