@@ -3,11 +3,15 @@
 #include <string>
 
 #include "io/safetensors.h"
+#include "io/tensor_part.h"
 
 namespace exfusion {
 
-// Copies the file's tensors into `targets`: every one of them must be there with its shape, and nothing else.
-// Throws FormatError naming the tensor.
+// Throws FormatError naming the tensor unless the file holds exactly these tensors (of which `parts` may be
+// parts), each with its dtype and shape.
+void expect_exactly(const SafetensorsFile& file, const TensorParts& parts);
+
+// Copies the file's tensors into `targets`, after expect_exactly.
 void read_exactly(const std::string& path, const NamedTensors& targets);
 
 }  // namespace exfusion

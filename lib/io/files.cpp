@@ -1,62 +1,26 @@
 #include "io/files.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <zlib.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <charconv>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <system_error>
 
 #include "core/error.h"
-#include "io/output_file.h"
+#include "io/checksums.h"
+#include "io/open_files.h"
 
 namespace exfusion {
 namespace fs = std::filesystem;
 namespace {
 
-[[noreturn]] void refuse(const std::string& action, const fs::path& path, int error) {
-  throw FileError("cannot " + action + " " + path.string() + ": " + std::generic_category().message(error));
-}
-
 void check(const std::error_code& error, const std::string& action, const fs::path& path) {
   if (error) throw FileError("cannot " + action + " " + path.string() + ": " + error.message());
 }
-
-// A file opened for reading, closed at the end of the scope.
-class InputFile {
- public:
-  explicit InputFile(const fs::path& path)
-      : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (descriptor_ < 0) refuse("open", path_, errno);
-  }
-  ~InputFile() { ::close(descriptor_); }
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
-
-  // Up to `size` bytes; 0 at the end of the file.
-  std::size_t read(char* data, std::size_t size) {
-    while (true) {
-      const ssize_t count = ::read(descriptor_, data, size);
-      if (count >= 0) return static_cast<std::size_t>(count);
-      if (errno != EINTR) refuse("read", path_, errno);
-    }
-  }
-  void sync() {
-    if (::fsync(descriptor_) != 0) refuse("sync", path_, errno);
-  }
-
- private:
-  fs::path path_;
-  int descriptor_;
-};
 
 fs::path with_suffix(fs::path path, const char* suffix) {
   return path += suffix;
@@ -86,40 +50,7 @@ bool present(const fs::path& path) {
   return true;
 }
 
-std::string hexadecimal(uLong checksum) {
-  std::array<char, 9> digits{};
-  std::snprintf(digits.data(), digits.size(), "%08lx", checksum & 0xffffffffUL);
-  return digits.data();
-}
-
 }  // namespace
-
-OutputFile::OutputFile(std::string path, Mode mode) : path_(std::move(path)) {
-  const int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::kNew ? O_EXCL : O_TRUNC);
-  descriptor_ = ::open(path_.c_str(), flags, 0666);
-  if (descriptor_ < 0) refuse("create", path_, errno);
-}
-
-OutputFile::~OutputFile() {
-  ::close(descriptor_);
-}
-
-void OutputFile::write(const void* data, std::size_t size) {
-  const char* rest = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t count = ::write(descriptor_, rest, size);
-    if (count < 0) {
-      if (errno == EINTR) continue;
-      refuse("write", path_, errno);
-    }
-    rest += count;
-    size -= static_cast<std::size_t>(count);
-  }
-}
-
-void OutputFile::sync() {
-  if (::fsync(descriptor_) != 0) refuse("sync", path_, errno);
-}
 
 std::string read_file(const fs::path& path, std::uint64_t limit) {
   InputFile file(path);
@@ -160,18 +91,13 @@ void sync_path(const fs::path& path) {
 }
 
 std::string file_crc32(const fs::path& path) {
-  InputFile file(path);
-  uLong checksum = crc32_z(0, nullptr, 0);
-  std::array<char, 1 << 16> block;
-  while (const std::size_t count = file.read(block.data(), block.size())) {
-    checksum = crc32_z(checksum, reinterpret_cast<const Bytef*>(block.data()), count);
-  }
-  return hexadecimal(checksum);
+  return crc32_text(range_crc32(path, 0, std::numeric_limits<std::uint64_t>::max()));
 }
 
 std::string text_crc32(const std::string& text) {
-  return hexadecimal(
-      crc32_z(crc32_z(0, nullptr, 0), reinterpret_cast<const Bytef*>(text.data()), text.size()));
+  const uLong checksum =
+      crc32_z(crc32_z(0, nullptr, 0), reinterpret_cast<const Bytef*>(text.data()), text.size());
+  return crc32_text(static_cast<std::uint32_t>(checksum));
 }
 
 void replace_link(const fs::path& link, const std::string& target) {

@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "io/crc32c.h"
-#include "io/output_file.h"
+#include "io/open_files.h"
 
 namespace exfusion {
 namespace fs = std::filesystem;

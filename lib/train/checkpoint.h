@@ -17,10 +17,9 @@ struct CheckpointInfo {
   std::int64_t step = 0, updates = 0, skipped = 0, skipped_in_row = 0;
   double decay_product = 1.0;
   std::int64_t epoch = 0, samples = 0;
-  std::int64_t threads = 0, micro_batch = 0;
+  std::int64_t world = 1, threads = 0, micro_batch = 0;  // ranks, and threads of each
   std::string precision;
-  std::int64_t world = 1;
-  std::string reduction = "fast";
+  std::string reduction = "fast";  // dist.reduction
   std::string recipe;              // the resolved recipe: a checkpoint can be read without its run
   std::string recipe_crc32;        // of that text
   std::vector<std::string> files;  // that it lists
@@ -40,7 +39,10 @@ std::string checkpoint_name(std::int64_t step);  // step-00001500
 // The folders with such a name, newest first, whole or damaged.
 std::vector<std::filesystem::path> checkpoint_folders(const std::filesystem::path& checkpoints);
 
-// Writes checkpoints/NAME and points checkpoints/latest at it. Throws FileError.
+// Writes checkpoints/NAME and points checkpoints/latest at it. All ranks call it, and none returns before the
+// checkpoint is whole. The bytes of the tensors' files do not depend on the number of ranks. `shared`: all
+// ranks see rank 0's folder; otherwise only rank 0 writes, and receives what it does not hold. Throws
+// FileError on the rank that cannot write: the others learn of it by the collective that fails.
 void save_checkpoint(const std::filesystem::path& checkpoints, const TrainingState& state,
                      CheckpointInfo info, bool shared = true);
 
@@ -59,8 +61,11 @@ void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t ke
 CheckpointInfo read_checkpoint(const std::filesystem::path& checkpoint);
 
 // Restores the state, bit for bit, and returns what state.json says. Every tensor must be there with its
-// shape, and nothing else. Throws CheckpointError, FormatError.
-CheckpointInfo load_checkpoint(const std::filesystem::path& checkpoint, TrainingState& state);
+// shape, and nothing else. All ranks call it, of whatever number of ranks and dist.shard the checkpoint is;
+// only rank 0 reads, and checks everything first. `deterministic`: the reduction of the run that goes on.
+// Throws CheckpointError, FormatError; on the other ranks CheckpointError for what rank 0 finds.
+CheckpointInfo load_checkpoint(const std::filesystem::path& checkpoint, TrainingState& state,
+                               bool deterministic = false);
 
 // The newest checkpoint that read_checkpoint accepts; damaged newer ones are named in warnings. nullopt if
 // there is none at all; throws CheckpointError if there are some and all are damaged.

@@ -34,7 +34,7 @@ std::int64_t restore(Run& run) {
   std::optional<std::filesystem::path> newest;
   if (run.ranks.lead()) newest = newest_checkpoint(checkpoints);
   if (!run.ranks.agree(newest.has_value())) return 0;  // rows and events of the steps that were lost must go
-  const CheckpointInfo before = load_checkpoint(newest.value_or(checkpoints), run.state);
+  const CheckpointInfo before = load_checkpoint(newest.value_or(checkpoints), run.state, run.config.dist.deterministic());
   if (before.data_checksum != run.data.checksum)
     throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
                                       newest.value_or(checkpoints).string(), before.data_checksum,

@@ -188,16 +188,28 @@ TEST_F(DamagedCheckpoint, EntriesOfStateJsonThatAreMissingOrWrong) {
   };
   for (const auto& [key, value] : whole.items()) {
     if (key == "crc32") continue;
-    expect_state_refused("no " + key, [&](json& state) { state.erase(key); });
+    if (key != "world" && key != "reduction")  // older checkpoints do not have these
+      expect_state_refused("no " + key, [&](json& state) { state.erase(key); });
     expect_state_refused("list for " + key, [&](json& state) { state[key] = json::array({1, 2}); });
   }
-  for (const char* key : {"step", "updates", "skipped", "skipped_in_row", "samples"}) {
+  for (const char* key : {"step", "updates", "skipped", "skipped_in_row", "samples", "world"}) {
     expect_state_refused(std::string("negative ") + key, [&](json& state) { state[key] = -1; });
     expect_state_refused(std::string("word for ") + key, [&](json& state) { state[key] = "many"; });
   }
+  expect_state_refused("unknown reduction", [](json& state) { state["reduction"] = "slow"; });
   expect_state_refused("no checksum",
                        [](json& state) { state["files"]["model.safetensors"].erase("crc32"); });
   expect_state_refused("number for a file", [](json& state) { state["files"]["model.safetensors"] = 1; });
+}
+
+TEST_F(DamagedCheckpoint, AnOlderStateJsonIsThatOfOneRank) {
+  change_state([](json& state) {
+    state.erase("world");
+    state.erase("reduction");
+  });
+  EXPECT_NO_THROW(load());
+  EXPECT_EQ(read_checkpoint(folder()).world, 1);
+  EXPECT_EQ(read_checkpoint(folder()).reduction, "fast");
 }
 
 TEST_F(DamagedCheckpoint, AStateJsonWithoutItsChecksumOrWithAnother) {

@@ -111,12 +111,16 @@ TEST(Checkpoint, StateJsonSaysWhatWasPutIn) {
   info.test_accuracy_fp32 = 0.25;
   info.best_accuracy = 0.75;
   info.best_step = 1;
+  info.world = 4;
+  info.reduction = "deterministic";
   save_checkpoint(folder.path(), run.state, info);
   const CheckpointInfo found = read_checkpoint(folder / "step-00000002");
   EXPECT_EQ(found.step, 2);
   EXPECT_EQ(found.updates, 2);
   EXPECT_EQ(found.samples, 64);
   EXPECT_EQ(found.threads, 2);
+  EXPECT_EQ(found.world, 4);
+  EXPECT_EQ(found.reduction, "deterministic");
   EXPECT_EQ(found.micro_batch, 16);
   EXPECT_EQ(found.precision, "fp32");
   EXPECT_EQ(found.recipe, run.resolved);
