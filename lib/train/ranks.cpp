@@ -25,6 +25,7 @@ struct Ranks::State {
   std::optional<Watch> watch;
   std::string phase = "start";
   std::int64_t step = 0;
+  bool agreed = false;  // nobody waits for this rank to agree any more
   bool ended = false;
 
   bool alone() const { return connection.group.alone(); }
@@ -78,6 +79,7 @@ bool Ranks::agree(bool lead_says) const {
 void Ranks::check_same(std::map<std::string, std::string> fields) const {
   if (!state_->alone())
     check_agreement(*state_->connection.store, state_->connection.launch, std::move(fields), state_->timeout);
+  state_->agreed = true;
 }
 
 bool Ranks::share_folder(const fs::path& path) const {
@@ -115,6 +117,8 @@ void Ranks::finish() const {
 }
 
 void Ranks::failed(const std::string& reason) const noexcept {
+  if (!state_->alone() && !state_->agreed && !state_->ended)
+    refuse(*state_->connection.store, state_->connection.launch, reason);
   state_->ended = true;
   try {
     if (state_->watch) state_->watch->failed(reason);
