@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -21,7 +22,6 @@
 
 namespace exfusion {
 namespace {
-
 namespace fs = std::filesystem;
 namespace po = boost::program_options;
 
@@ -42,27 +42,40 @@ std::string json_text(const fs::path& run, const RunOutcome& outcome) {
 }
 
 fs::path run_path(const po::variables_map& given, const std::string& name) {
-  if (given.count("resume") && given["resume"].as<std::string>() != kAuto)
-    return given["resume"].as<std::string>();
+  if (given.count("resume") && !resumes_automatically(given)) return given["resume"].as<std::string>();
   return given.count("out") ? fs::path(given["out"].as<std::string>()) : fs::path("runs") / name;
 }
 
-// On rank 0; the others only know the path.
+// The lead's; the others only know the path. That it may not be is said once, by the lead.
+RunFolder open_folder(const po::variables_map& given, const std::string& resolved, const Ranks& ranks,
+                      const fs::path& path, bool resume) {
+  std::optional<RunFolder> folder;
+  std::exception_ptr refusal;
+  try {
+    if (ranks.lead() && resume) RunFolder::check_recipe(path, resolved);
+    folder.emplace(!ranks.lead() ? RunFolder::of_other_rank(path)
+                   : resume      ? RunFolder::open(path)
+                                 : RunFolder::create(path, given["overwrite"].as<bool>()));
+  } catch (const Error&) {
+    refusal = std::current_exception();
+  }
+  if (!ranks.agree(refusal != nullptr)) return std::move(*folder);
+  ranks.finish();
+  if (!refusal) throw BadInput("");
+  std::rethrow_exception(refusal);
+}
+
 RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& config,
                            const std::string& resolved, const Ranks& ranks, const fs::path& path) {
-  const bool automatic =
-      ranks.restarted() || (given.count("resume") && given["resume"].as<std::string>() == kAuto);
+  const bool automatic = ranks.restarted() || resumes_automatically(given);
   const bool resume = automatic ? ranks.agree(fs::exists(path)) : given.count("resume") != 0;
-  const auto profiled = given["profile"].as<std::int64_t>();
-  if (!ranks.lead())
-    return run_training(config, resolved, RunFolder::of_other_rank(path), resume, profiled, ranks);
-  if (resume && automatic) RunFolder::check_recipe(path, resolved);
-  const RunFolder folder =
-      resume ? RunFolder::open(path) : RunFolder::create(path, given["overwrite"].as<bool>());
+  const RunFolder folder = open_folder(given, resolved, ranks, path, resume);
   try {
-    return run_training(config, resolved, folder, resume, profiled, ranks);
-  } catch (const BadInput&) {  // refused before its first step: the corrected command must find the way free
-    if (!resume && fs::is_empty(folder.checkpoints())) folder.withdraw();
+    return run_training(config, resolved, folder, resume, given["profile"].as<std::int64_t>(), ranks);
+  } catch (const Error& error) {
+    // Refused before its first step: the corrected command must find the way free.
+    const bool refused = dynamic_cast<const BadInput*>(&error) || !fs::exists(folder.metrics());
+    if (ranks.lead() && !resume && refused && fs::is_empty(folder.checkpoints())) folder.withdraw();
     throw;
   }
 }
@@ -80,7 +93,7 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
     throw;
   }
   if (given["json"].as<bool>() && ranks.lead()) std::cout << json_text(path, outcome) << "\n";
-  if (outcome.signal != 0 && !ranks.lead()) throw Interrupted("", outcome.signal);  // one rank says it
+  if (outcome.signal != 0 && !ranks.lead()) throw Interrupted("", outcome.signal);  // one says it
   if (outcome.signal != 0)
     throw Interrupted(
         fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
@@ -103,28 +116,13 @@ int run(int argc, char** argv) {
   if (given["check-cluster"].as<bool>() && !given.count("recipe")) return check_cluster({}, "cpu"), 0;
   const auto sets =
       given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
-  const bool resume = given.count("resume") && given["resume"].as<std::string>() != kAuto;
+  const bool resume = given.count("resume") && !resumes_automatically(given);
   if (resume) RunFolder::check(given["resume"].as<std::string>());
   Recipe recipe = Recipe::load(
       resume ? given["resume"].as<std::string>() + "/recipe.yaml" : given["recipe"].as<std::string>(), sets);
-  if (resume) {
-    for (const std::string& key : recipe.set_keys()) {
-      if (!may_change_on_resume(key))
-        throw UsageError(
-            fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
-                        "threads, train.recompute, data.root and dist may change",
-                        key));
-    }
-  }
   const RunConfig config = parse_run(recipe);
   const std::string resolved = recipe.resolved();
-  const auto is_set = [&](const char* key) {
-    return std::count(recipe.set_keys().begin(), recipe.set_keys().end(), key) != 0;
-  };
-  if (resume && is_set("train.epochs") && config.train.steps > 0 && !is_set("train.steps"))
-    throw UsageError(
-        fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
-                    config.train.steps));
+  if (resume) check_resumed_settings(recipe.set_keys(), config);
   if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
   const Launch launch = launch_from_environment();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -19,16 +20,15 @@
 namespace exfusion {
 
 namespace po = boost::program_options;
-
 namespace {
 
 constexpr const char* kUsage =
     "exfusion-train RECIPE [--set key=value]... [--out DIR]\n"
     "exfusion-train --resume RUN [--set key=value]...\n\n"
-    "Trains the model that a recipe (YAML) describes and exports it. The run's folder, runs/<name> unless "
-    "--out\n"
-    "says otherwise, receives the resolved recipe, the log, metrics.h5, TensorBoard events, checkpoints and "
-    "export/.\n"
+    "Trains the model that a recipe (YAML) describes and exports it. The run's folder, runs/<name> unless\n"
+    "--out says otherwise, receives the resolved recipe, the log, metrics.h5, TensorBoard events, "
+    "checkpoints\n"
+    "and export/.\n"
     "Ctrl-C finishes the step, saves, and says how to go on.\n\n"
     "  exfusion-train recipes/quickstart.yaml\n"
     "  exfusion-train recipes/quickstart.yaml --set fusion=none --out runs/dense     the dense baseline\n"
@@ -51,8 +51,7 @@ ProgramOptions train_options() {
       "overwrite", po::bool_switch(), "replace the run's folder if it exists")(
       "resume", po::value<std::string>()->value_name("RUN"),
       "go on with the run in this folder, bit for bit; --set may change its length, cadences, threads, "
-      "data.root "
-      "and dist. With a RECIPE and the word auto: go on if the run's folder is there, else start")(
+      "data.root and dist. With a RECIPE and the word auto: go on if the run's folder is there, else start")(
       "print-recipe", po::bool_switch(), "print the resolved recipe, defaults included, and stop")(
       "dry-run", po::bool_switch(), "build everything, print what would be trained, and stop")(
       "profile", po::value<std::int64_t>()->default_value(0, "")->value_name("N"),
@@ -74,6 +73,10 @@ void list_choices() {
     std::cout << fmt::format("{:<16}{}\n", kind, fmt::join(names, "  "));
 }
 
+bool resumes_automatically(const po::variables_map& given) {
+  return given.count("resume") && given["resume"].as<std::string>() == "auto";
+}
+
 void check_options(const po::variables_map& given) {
   if (given["check-cluster"].as<bool>()) {
     for (const char* other : {"resume", "out"}) {
@@ -84,7 +87,7 @@ void check_options(const po::variables_map& given) {
       throw UsageError("--set overrides values of a recipe: give one, for example recipes/quickstart.yaml");
     return;
   }
-  const bool automatic = given.count("resume") && given["resume"].as<std::string>() == kAuto;
+  const bool automatic = resumes_automatically(given);
   if (automatic && !given.count("recipe"))
     throw UsageError("--resume auto needs the recipe: exfusion-train RECIPE --resume auto [--out DIR]");
   if (!automatic && given.count("recipe") == given.count("resume"))
@@ -101,6 +104,21 @@ void check_options(const po::variables_map& given) {
   if (given["json"].as<bool>() || profiled > 0)
     throw UsageError(
         "--json and --profile describe a training; they do not go with --print-recipe or --dry-run");
+}
+
+void check_resumed_settings(const std::vector<std::string>& keys, const RunConfig& config) {
+  for (const std::string& key : keys) {
+    if (!may_change_on_resume(key))
+      throw UsageError(
+          fmt::format("--set {}: a resumed run keeps its recipe; only the length of training, cadences, "
+                      "threads, train.recompute, data.root and dist may change",
+                      key));
+  }
+  const auto is_set = [&](const char* key) { return std::count(keys.begin(), keys.end(), key) != 0; };
+  if (is_set("train.epochs") && config.train.steps > 0 && !is_set("train.steps"))
+    throw UsageError(
+        fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
+                    config.train.steps));
 }
 
 int ranks_to_start(const po::variables_map& given) {

@@ -4,15 +4,19 @@
 #include <vector>
 
 #include "program.h"
+#include "train/run_config.h"
 
 namespace exfusion {
 
-inline constexpr const char* kAuto = "auto";  // --resume auto
-
 ProgramOptions train_options();
+
+bool resumes_automatically(const boost::program_options::variables_map& given);  // --resume auto
 
 // Throws UsageError where options do not go together.
 void check_options(const boost::program_options::variables_map& given);
+
+// Throws UsageError where --set with --resume changes what a run keeps; `keys`: those that were set.
+void check_resumed_settings(const std::vector<std::string>& keys, const RunConfig& config);
 
 // The ranks that --nproc asks for, 0 without it. Throws UsageError where a launcher has started this one.
 int ranks_to_start(const boost::program_options::variables_map& given);

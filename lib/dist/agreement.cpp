@@ -8,6 +8,7 @@
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include "core/duration.h"
@@ -86,25 +87,46 @@ std::string decide(const Store& store, const Launch& launch, const std::string& 
   throw DistributedError(error);
 }
 
-// Throws what names the first difference.
-std::string compared(const std::vector<std::string>& texts) {
-  using Fields = std::map<std::string, std::string>;
-  const Fields first = nlohmann::json::parse(texts[0]).at("fields").get<Fields>();
-  const auto value = [](const Fields& fields, const std::string& name) {
-    const auto found = fields.find(name);
-    return found == fields.end() ? "nothing" : found->second;
+using Fields = std::map<std::string, std::string>;
+
+// Of texts of several lines, the first in which they differ.
+std::string difference(const std::string& own, const std::string& first) {
+  std::istringstream own_lines(own), first_lines(first);
+  std::string here, there;
+  do {
+    here = there = "";
+    std::getline(own_lines, here);
+    std::getline(first_lines, there);
+  } while (here == there && (own_lines || first_lines));
+  here.erase(0, here.find_first_not_of(' '));
+  there.erase(0, there.find_first_not_of(' '));
+  return fmt::format("it has {}, rank 0 has {}", here, there);
+}
+
+std::vector<std::string> differences(const Fields& fields, const Fields& first) {
+  Fields names = first;
+  names.insert(fields.begin(), fields.end());
+  const auto value = [](const Fields& own, const std::string& name) {
+    const auto found = own.find(name);
+    return found == own.end() ? "nothing" : found->second;
   };
+  std::vector<std::string> result;
+  for (const auto& [name, unused] : names) {
+    if (value(fields, name) != value(first, name))
+      result.push_back(fmt::format("in {}: {}", name, difference(value(fields, name), value(first, name))));
+  }
+  return result;
+}
+
+// Throws what names the first rank that differs, and all in which it does.
+std::string compared(const std::vector<std::string>& texts) {
+  const Fields first = nlohmann::json::parse(texts[0]).at("fields").get<Fields>();
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {
     const nlohmann::json record = nlohmann::json::parse(texts[rank]);
-    const Fields fields = record.at("fields").get<Fields>();
-    Fields names = first;
-    names.insert(fields.begin(), fields.end());
-    for (const auto& [name, unused] : names) {
-      if (value(fields, name) != value(first, name))
-        throw DistributedError(fmt::format("rank {} on host {} differs in {}: it has {}, rank 0 has {}", rank,
-                                           record.at("host").get<std::string>(), name, value(fields, name),
-                                           value(first, name)));
-    }
+    const auto found = differences(record.at("fields").get<Fields>(), first);
+    if (!found.empty())
+      throw DistributedError(fmt::format("rank {} on host {} differs {}", rank,
+                                         record.at("host").get<std::string>(), fmt::join(found, "; ")));
   }
   return "";
 }

@@ -19,7 +19,8 @@ std::string meet(const Store& store, const Launch& launch, const std::string& to
                  const std::function<std::string(const std::vector<std::string>&)>& answer);
 
 // Compares what must be the same everywhere (recipe, versions, seed, data ...; the byte order is added): name
-// to value. Throws DistributedError on all ranks, naming rank, field and both values.
+// to value. Throws DistributedError on all ranks, naming rank, fields and both values; of a value of several
+// lines, the first that differs.
 void check_agreement(const Store& store, const Launch& launch, std::map<std::string, std::string> fields,
                      std::chrono::milliseconds timeout);
 

@@ -126,7 +126,7 @@ void describe(const Run& run) {
 // Before the first sums over ranks: everyone has to train the same run.
 void check_ranks(Run& run, const std::string& resolved) {
   run.ranks.check_same(
-      {{"recipe", text_crc32(resolved)},
+      {{"recipe", resolved},
        {"exfusion", exfusion_version()},
        {"libtorch", libtorch_version()},
        {"seed", std::to_string(run.config.seed)},

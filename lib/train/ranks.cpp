@@ -3,9 +3,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <fstream>
 #include <optional>
-#include <random>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -13,6 +11,8 @@
 #include "dist/connect.h"
 #include "dist/launch.h"
 #include "dist/watch.h"
+#include "train/checkpoint_exchange.h"
+#include "train/device.h"
 #include "train/profile.h"
 
 namespace exfusion {
@@ -22,9 +22,11 @@ namespace fs = std::filesystem;
 struct Ranks::State {
   Connection connection;
   std::chrono::milliseconds timeout{};
+  c10::Device device = c10::kCPU;
   std::optional<Watch> watch;
   std::string phase = "start";
   std::int64_t step = 0;
+  bool agreed = false;  // nobody waits for this rank to agree any more
   bool ended = false;
 
   bool alone() const { return connection.group.alone(); }
@@ -35,6 +37,7 @@ Ranks::Ranks() : state_(std::make_unique<State>()) {}
 Ranks::Ranks(const RunConfig& config) : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.timeout = config.dist.timeout;
+  state.device = training_device(config.train.device);
   state.connection = connect(launch_from_environment(), config.dist, config.train.device);
   const Launch& launch = state.connection.launch;
   const std::int64_t asked = config.dist.threads > 0 ? config.dist.threads : config.train.threads;
@@ -78,26 +81,18 @@ bool Ranks::agree(bool lead_says) const {
 void Ranks::check_same(std::map<std::string, std::string> fields) const {
   if (!state_->alone())
     check_agreement(*state_->connection.store, state_->connection.launch, std::move(fields), state_->timeout);
+  state_->agreed = true;
 }
 
 bool Ranks::share_folder(const fs::path& path) const {
   if (state_->alone()) return true;
-  const fs::path probe = path / ".probe";
-  std::vector<double> token = {lead() ? static_cast<double>(std::random_device()()) : 0.0};
-  if (lead()) std::ofstream(probe) << fmt::format("{:.0f}\n", token[0]);
-  group().sum(token);
-  double found = -1.0;
-  std::ifstream(probe) >> found;
-  std::vector<double> seen = {found == token[0] ? 1.0 : 0.0};
-  group().sum(seen);
+  const CheckpointRanks ranks{.group = group(), .device = state_->device};
+  if (folder_is_shared(ranks, path)) return true;
   std::error_code error;
-  if (lead()) fs::remove(probe, error);
-  if (static_cast<int>(seen[0]) == group().world()) return true;
-  if (found != token[0]) fs::create_directories(path / "checkpoints", error);
+  fs::create_directories(path / "checkpoints", error);
   if (error) throw FileError(fmt::format("{}: cannot be made: {}", path.string(), error.message()));
-  if (lead())
-    log_info("{}: {} of {} ranks see this folder; the others send their parts of a checkpoint to rank 0",
-             path.string(), seen[0], group().world());
+  log_info("{}: not all ranks see this folder of rank 0; the others send their parts of a checkpoint to it",
+           path.string());
   return false;
 }
 
@@ -115,6 +110,8 @@ void Ranks::finish() const {
 }
 
 void Ranks::failed(const std::string& reason) const noexcept {
+  if (!state_->alone() && !state_->agreed && !state_->ended)
+    refuse(*state_->connection.store, state_->connection.launch, reason);
   state_->ended = true;
   try {
     if (state_->watch) state_->watch->failed(reason);

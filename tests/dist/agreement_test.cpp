@@ -64,6 +64,19 @@ TEST(Agreement, NamesRankFieldAndBothValues) {
     EXPECT_EQ(text, "rank 2 on host " + host_name() + " differs in seed: it has 4, rank 0 has 3");
 }
 
+TEST(Agreement, NamesEveryFieldAndTheFirstLineThatDiffers) {
+  const auto said = answers(2, {0, 1}, [](const Store& store, const Launch& launch) {
+    const std::string seed = launch.rank == 1 ? "4" : "3";
+    check_agreement(store, launch, {{"recipe", "name: x\n  seed: " + seed + "\nlr: " + seed}, {"seed", seed}},
+                    10s);
+    return std::string("agreed");
+  });
+  for (const std::string& text : said)
+    EXPECT_EQ(text,
+              "rank 1 on host " + host_name() +
+                  " differs in recipe: it has seed: 4, rank 0 has seed: 3; in seed: it has 4, rank 0 has 3");
+}
+
 TEST(Agreement, AFieldOfOneRankAloneIsADifference) {
   for (const int odd : {0, 1}) {
     const auto said = answers(2, {0, 1}, [odd](const Store& store, const Launch& launch) {
