@@ -49,7 +49,7 @@ struct Arm {
 RunConfig config_of(const std::string& model, std::int64_t batch, const std::string& precision,
                     const std::string& arm) {
   const auto slash = arm.find('/');
-  std::vector<std::string> sets;
+  std::vector<std::string> sets = {"data.train_samples=512"};
   if (slash != std::string::npos) sets.push_back("dist.shard=" + arm.substr(slash + 1));
   return arm_config(bench_model(model), batch, precision, arm.substr(0, slash), sets);
 }

@@ -98,11 +98,11 @@ def compare(report, ours, ddp, case, precision, steps, rounds):
                    reduce_ms=statistics.median(reduce), waiting_ms=statistics.median(waiting), ms=middle[f"ours/{arm}"])
 
 
-def counted_rows():
+def counted_rows(memory_models):
     """The rows of bytes and memory, which bench_dist prints by itself."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "rows.json"
-        done = subprocess.run([BENCH_DIST, "--json", file])
+        done = subprocess.run([BENCH_DIST, "--memory-models", ",".join(memory_models), "--json", file])
         if done.returncode != 0:
             sys.exit(done.returncode)
         return json.loads(file.read_text(encoding="utf-8"))
@@ -128,6 +128,7 @@ def parse_arguments():
         return parse
 
     parser.add_argument("--models", type=listed(*BATCHES), default=["quickstart", "vit_ti"], metavar="LIST", help=", ".join(BATCHES))
+    parser.add_argument("--memory-models", type=listed(*BATCHES), default=["vit_s"], metavar="LIST", help="whose memory is measured")
     parser.add_argument("--precisions", type=listed("fp32", "bf16"), default=["fp32", "bf16"], metavar="LIST", help="fp32, bf16")
     parser.add_argument("--batch", type=count(RANKS), metavar="N", help="images of a step of both ranks (default: 16, quickstart 128)")
     parser.add_argument("--rounds", type=count(1), default=15, metavar="N", help="interleaved rounds (default: 15)")
@@ -146,7 +147,7 @@ def parse_arguments():
 
 def main():
     given = parse_arguments()
-    counted = counted_rows()
+    counted = counted_rows(given.memory_models)
     report = Report(counted["versions"], 1, given.json)
     report.whole["rows"] = counted["rows"]
     for model in given.models:
