@@ -1,6 +1,6 @@
 """Several ranks: what they send, what they hold, and two ranks with one thread each against PyTorch's DistributedDataParallel.
 
-    ./dev bench dist [--models quickstart,vit_ti] [--precisions fp32,bf16] [--batch N] [--rounds 15] [--configuration eager_math]
+    ./dev bench dist [--models quickstart,vit_ti] [--precisions fp32,bf16] [--batch N] [--rounds 12] [--configuration eager_math]
 
 bench_dist counts bytes; then two ranks of ours and two of PyTorch, a process each, take turns. docs/benchmarks.md says what each
 row means.
@@ -131,7 +131,7 @@ def parse_arguments():
     parser.add_argument("--memory-models", type=listed(*BATCHES), default=["vit_s"], metavar="LIST", help="whose memory is measured")
     parser.add_argument("--precisions", type=listed("fp32", "bf16"), default=["fp32", "bf16"], metavar="LIST", help="fp32, bf16")
     parser.add_argument("--batch", type=count(RANKS), metavar="N", help="images of a step of both ranks (default: 16, quickstart 128)")
-    parser.add_argument("--rounds", type=count(1), default=15, metavar="N", help="interleaved rounds (default: 15)")
+    parser.add_argument("--rounds", type=count(1), default=12, metavar="N", help="interleaved rounds (default: 12)")
     parser.add_argument("--configuration", choices=CONFIGURATIONS, default="eager_math", metavar="NAME",
                         help=f"of PyTorch: {', '.join(CONFIGURATIONS)} (default: eager_math)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows as one JSON object")
