@@ -31,7 +31,7 @@ double quantile(const std::vector<double>& sorted, double p) {
 }
 
 const char* sense(Bar side) {
-  return side == Bar::at_least ? ">=" : side == Bar::at_most ? "<=" : "";
+  return side == Bar::at_least ? ">=" : side == Bar::at_most ? "<=" : side == Bar::equal ? "==" : "";
 }
 
 std::string processor() {
@@ -125,7 +125,8 @@ void BenchReport::add(const BenchRow& row) {
   std::vector<double> sorted = row.samples;
   std::ranges::sort(sorted);
   const double ratio = quantile(sorted, 0.5);
-  const bool holds = row.side == Bar::at_least ? ratio >= row.bar : ratio <= row.bar;
+  const bool holds = (ratio == row.bar) || (row.side == Bar::at_least && ratio > row.bar) ||
+                     (row.side == Bar::at_most && ratio < row.bar);
   std::string line = fmt::format("{:<42}{:>7.3f} ({:.3f}-{:.3f})", row.name, ratio, quantile(sorted, 0.25),
                                  quantile(sorted, 0.75));
   if (row.side != Bar::none)

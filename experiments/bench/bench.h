@@ -13,7 +13,7 @@
 namespace exfusion {
 
 // On which side of its bar a ratio holds.
-enum class Bar { none, at_least, at_most };
+enum class Bar { none, at_least, at_most, equal };
 
 struct BenchRow {
   std::string name;             // "update/vit_s/n4/fp32"

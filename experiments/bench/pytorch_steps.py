@@ -1,4 +1,4 @@
-"""The PyTorch side of peers.py: training steps of timm's model as users write them, and the model's matrix products alone."""
+"""The PyTorch side of peers.py and dist.py: training steps of timm's model as users write them, and the model's matrix products alone."""
 import pathlib
 import sys
 import time
@@ -46,8 +46,9 @@ def average_milliseconds(step, steps):
     return (time.perf_counter() - start) * 1e3 / steps
 
 
-def training_step(model, batch, precision, configuration, experts=0):
-    """A function that takes one step. `configuration`: eager_math, eager_flash, compile_math or compile_flash."""
+def training_step(model, batch, precision, configuration, experts=0, parallel=False):
+    """A function that takes one step. `configuration`: eager_math, eager_flash, compile_math or compile_flash. `parallel`: one of
+    the ranks of torch.distributed, each with `batch` images."""
     mode, attention = configuration.split("_")
     timm.layers.set_fused_attn(attention == "flash")  # read when a model is made
     net = VisionTransformer(img_size=IMAGE, in_chans=CHANNELS, num_classes=CLASSES, **MODELS[model])
@@ -58,7 +59,8 @@ def training_step(model, batch, precision, configuration, experts=0):
     plain = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decay}, {"params": plain, "weight_decay": 0.0}], lr=1e-3, weight_decay=0.05, fused=True)
     images, labels = torch.randn(batch, CHANNELS, IMAGE, IMAGE), torch.randint(0, CLASSES, (batch,))
-    forward = torch.compile(net) if mode == "compile" else net
+    trained = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True) if parallel else net
+    forward = torch.compile(trained) if mode == "compile" else trained
 
     def step():
         optimizer.zero_grad(set_to_none=True)

@@ -14,12 +14,10 @@
 #include <random>
 #include <sstream>
 
+#include "arms.h"
 #include "bench.h"
 #include "core/error.h"
-#include "core/recipe.h"
-#include "data/loader.h"
 #include "train/cost.h"
-#include "train/run_config.h"
 #include "train/step.h"
 
 namespace exfusion {
@@ -35,25 +33,13 @@ constexpr const char* kUsage =
 
 constexpr const char* kArms = "dense,static:4,static:8,learned:4,learned:8,memory:4,memory:8";
 
-struct Model {
-  const char *name, *recipe;
-  std::int64_t batch;
-  std::vector<std::string> sets;
-};
-const std::array<Model, 3> kModels = {{{"vit_s", "vit_s.yaml", 64, {}},
-                                       {"vit_ti", "vit_s.yaml", 64, {"model.size=Ti"}},
-                                       {"quickstart", "quickstart.yaml", 128, {}}}};
-
 struct Case {
-  Model model;
+  BenchModel model;
   std::int64_t batch;
   std::string precision;
   std::vector<std::string> arms, sets;  // sets: of the command line
-  std::string name(std::string arm) const {
-    std::replace(arm.begin(), arm.end(), ':', '_');
-    const auto n = arm.find('_');
-    if (n != std::string::npos) arm.insert(n + 1, "n");
-    return fmt::format("step/{}/b{}/{}/{}", model.name, batch, arm, precision);
+  std::string name(const std::string& arm) const {
+    return fmt::format("step/{}/b{}/{}/{}", model.name, batch, row_name(arm), precision);
   }
 };
 
@@ -64,35 +50,14 @@ struct Arm {
   std::vector<double> milliseconds;
 };
 
-// What peers.py gives PyTorch as well: one micro-batch, clipping, no drop path; and images that need no file.
-RunConfig arm_config(const Case& given, const std::string& arm) {
-  std::vector<std::string> sets = given.model.sets;
-  const auto colon = arm.find(':');
-  if (colon == std::string::npos && arm != "dense")
-    throw UsageError("--arms " + arm + ": give dense, or WEIGHTS:N such as learned:4");
-  if (arm != "dense")
-    sets.push_back(
-        fmt::format("fusion={{experts: {}, weights: {}}}", arm.substr(colon + 1), arm.substr(0, colon)));
-  for (const char* key : {"global_batch", "micro_batch"})
-    sets.push_back(fmt::format("train.{}={}", key, given.batch));
-  sets.insert(sets.end(), {"train.precision=" + given.precision, "train.clip=1.0", "model.drop_path=0.0",
-                           "data.name=synthetic"});
-  sets.insert(sets.end(), given.sets.begin(), given.sets.end());
-  if (arm == "dense") sets.emplace_back("fusion=none");  // last: a key of fusion would bring experts back
-  Recipe recipe = Recipe::load(std::string(EXFUSION_RECIPES) + "/" + given.model.recipe, sets);
-  return parse_run(recipe);
+RunConfig config_of(const Case& given, const std::string& arm) {
+  return arm_config(given.model, given.batch, given.precision, arm, given.sets);
 }
 
 Arm make_arm(const Case& given, const std::string& name) {
-  Arm arm{.name = name, .config = arm_config(given, name)};
+  Arm arm{.name = name, .config = config_of(given, name)};
   arm.state = make_training_state(arm.config);
   return arm;
-}
-
-Batch first_batch(const RunConfig& config) {
-  const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
-  return make_batch(*data.train,
-                    {config.data, config.seed, config.train.global_batch, config.model.vit.classes}, 0);
 }
 
 double timed_step(Arm& arm, const Batch& batch) {
@@ -101,7 +66,7 @@ double timed_step(Arm& arm, const Batch& batch) {
 
 // Bytes after two steps of a process that does nothing else, and what the state should take.
 Json memory_of_this_process(const Case& given, const std::string& name) {
-  const Batch batch = first_batch(arm_config(given, name));
+  const Batch batch = first_batch(config_of(given, name));
   const double before = status_bytes("VmRSS");
   Arm arm = make_arm(given, name);
   double weights = static_cast<double>(arm.state.parameters->values().nbytes());
@@ -245,13 +210,12 @@ std::vector<Case> parse_cases(const po::variables_map& given) {
   const int batch = given.count("batch") ? given["batch"].as<int>() : 0;
   if (given.count("batch") && batch < 1) throw UsageError("--batch must be at least 1");
   for (const std::string& name : split_list("models", given["models"].as<std::string>())) {
-    const auto model = std::ranges::find(kModels, name, &Model::name);
-    if (model == kModels.end()) throw UsageError("--models " + name + ": choose vit_s, vit_ti or quickstart");
+    const BenchModel& model = bench_model(name);
     for (const std::string& precision : split_list("precisions", given["precisions"].as<std::string>()))
-      cases.push_back({*model, batch > 0 ? batch : model->batch, precision, arms, sets});
+      cases.push_back({model, batch > 0 ? batch : model.batch, precision, arms, sets});
   }
   for (const Case& one : cases) {
-    for (const std::string& arm : arms) arm_config(one, arm);  // refused now rather than after an hour
+    for (const std::string& arm : arms) config_of(one, arm);  // refused now rather than after an hour
   }
   return cases;
 }

@@ -1,5 +1,6 @@
 """The benchmarks' tools, in seconds: tiny runs write rows of the promised shape, and --report renders them. No time is judged."""
 import json
+import operator
 import statistics
 import subprocess
 import sys
@@ -17,17 +18,28 @@ RUNS = {  # what a name's rows have to contain at least
     "peers": (["--models", "quickstart", "--batch", "4", "--arms", "dense,learned:4", "--configurations", "eager_math", "--rounds", "1"],
               {"peers/quickstart/b4/best/fp32", "peers/quickstart/b4/eager/bf16", "peers/quickstart/b4/learned_n4/fp32",
                "peers/quickstart/b4/naive_n4/bf16", "peers/quickstart/b4/gemm/fp32"}),
+    "dist": (["--models", "quickstart", "--batch", "4", "--precisions", "fp32", "--memory-models", "quickstart", "--rounds", "1"],
+             {"dist/bytes/quickstart/memory_n16/ranks2", "dist/bytes/quickstart/learned_n4/all/ranks4",
+              "dist/memory/quickstart/learned_n2/experts/ranks3", "dist/memory/quickstart/learned_n2/all/ranks4/stated",
+              "dist/quickstart/b4/ranks2/dense/fp32", "dist/quickstart/b4/ranks2/learned_n4/experts/fp32",
+              "dist/quickstart/b4/efficiency/ddp/fp32", "dist/quickstart/b4/reduce/learned_n4/fp32"}),
 }
 BARS = {  # name: (bar, side); every other row of these runs has none
     "update/": (0.90, ">="), "added": (1.2, "<="), "loader/": (1.0, ">="), "shared": (0.25, "<="),
     "peers/quickstart/b4/best/": (0.85, "<="), "peers/quickstart/b4/learned_n4/fp32": (1.02, "<="),
     "peers/quickstart/b4/learned_n4/bf16": (1.04, "<="),
+    "dist/bytes/": (1.0, "=="), "dist/bytes/quickstart/dense/": (None, None), "n4/experts/ranks": (1.02, "<="), "n4/all/ranks": (1.02, "<="),
+    "dist/memory/": (1.02, "<="), "ranks2/dense/": (1.0, "<="),
 }
+
+
+BESIDE_PYTORCH = {"peers", "dist"}  # scripts; the others are programs
+BAR_HOLDS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
 
 
 @pytest.fixture(scope="module")
 def command(repo, bin_dir):
-    return lambda name: [sys.executable, repo / "experiments/bench/peers.py"] if name == "peers" else [bin_dir / f"bench_{name}"]
+    return lambda name: [sys.executable, repo / f"experiments/bench/{name}.py"] if name in BESIDE_PYTORCH else [bin_dir / f"bench_{name}"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,8 @@ def test_rows_have_the_promised_shape_and_say_whether_their_bar_holds(results, n
     whole = content(results, name)
     assert list(whole) == ["machine", "versions", "threads", "rows"] and whole["threads"] == 1
     assert list(whole["machine"]) == ["cpu", "cores", "memory_bytes"] and whole["machine"]["memory_bytes"] > 2**28
-    assert list(whole["versions"]) == (["exfusion", "torch", "timm"] if name == "peers" else ["exfusion", "libtorch"])
+    assert list(whole["versions"]) == (["exfusion", "torch", "timm"] if name == "peers" else
+                                      ["exfusion", "libtorch", *(["torch", "timm"] if name == "dist" else [])])
     rows = whole["rows"]
     names = [row["name"] for row in rows]
     assert len(set(names)) == len(names) and RUNS[name][1] <= set(names)
@@ -68,7 +81,7 @@ def test_rows_have_the_promised_shape_and_say_whether_their_bar_holds(results, n
         if row["bar"] is None:
             assert row["holds"] is None
         else:
-            assert row["holds"] == (row["ratio"] >= row["bar"] if row["sense"] == ">=" else row["ratio"] <= row["bar"])
+            assert row["holds"] == BAR_HOLDS[row["sense"]](row["ratio"], row["bar"])
         assert f"\n{row['name']} " in results[1][name]
 
 
@@ -88,6 +101,13 @@ def test_the_memory_of_an_arm_is_that_of_its_state_and_more(results):
     for row in rows.values():
         assert sum(row[f"{part}_MB"] for part in ("weights", "gradients", "moments", "bf16")) == pytest.approx(row["state_MB"], rel=0.05)
         assert row["before_MB"] + row["state_MB"] < row["peak_MB"]
+
+
+def test_fused_ranks_send_what_dense_ones_do_and_shards_no_more(results):
+    rows = {row["name"]: row for row in content(results, "dist")["rows"]}
+    sent = {name: row for name, row in rows.items() if name.startswith("dist/bytes/")}
+    assert len(sent) == 1 + 5 * 3 + 3 * 3 * 2 and all(row["holds"] in (True, None) for row in sent.values())
+    assert all(rows[f"dist/memory/quickstart/learned_n2/experts/ranks{ranks}"]["holds"] for ranks in (3, 4))
 
 
 def report(run, repo, folder):
@@ -124,13 +144,15 @@ WRONG = [
     ("loader", ["--recipes", "none"]), ("loader", ["--sources", "imagenet"]), ("loader", ["--images", "x"]),
     ("peers", ["--models", "vit"]), ("peers", ["--rounds", ""]), ("peers", ["--configurations", "jit"]), ("peers", ["--arms", "learned:4"]),
     ("peers", ["--json", "no folder/a.json"]),
+    ("dist", ["--models", "vit"]), ("dist", ["--batch", "3"]), ("dist", ["--memory-models", ""]), ("dist", ["--configuration", "jit"]),
+    ("dist", ["--json", "no folder/a.json"]),
 ]
 
 
 @pytest.mark.parametrize("name, arguments", WRONG, ids=lambda value: value if isinstance(value, str) else " ".join(value))
 def test_bad_arguments_are_answered_with_one_line(run, command, build, name, arguments):
     done = run([*command(name), *arguments], env={"EXFUSION_BUILD": str(build)})
-    program = "peers" if name == "peers" else f"bench_{name}"
+    program = name if name in BESIDE_PYTORCH else f"bench_{name}"
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"{program}: "), done.stderr
 
