@@ -1,9 +1,8 @@
 #include <fmt/format.h>
 
-#include <optional>
-
 #include "core/error.h"
 #include "core/log.h"
+#include "train/checkpoint_exchange.h"
 #include "train/run.h"
 
 namespace exfusion {
@@ -19,6 +18,8 @@ void warn_of_difference(const char* name, const std::string& before, const std::
 void put_in_order(const Run& run, const CheckpointInfo& before) {
   warn_of_difference("the number of threads", std::to_string(before.threads),
                      std::to_string(run.record.threads));
+  if (!run.config.dist.deterministic())
+    warn_of_difference("the number of ranks", std::to_string(before.world), std::to_string(run.record.world));
   warn_of_difference("libtorch", before.libtorch, run.record.libtorch);
   const std::filesystem::path checkpoints = run.folder.checkpoints();
   set_aside_newer(checkpoints, before.step);
@@ -31,18 +32,19 @@ void put_in_order(const Run& run, const CheckpointInfo& before) {
 
 std::int64_t restore(Run& run) {
   const std::filesystem::path checkpoints = run.folder.checkpoints();
-  std::optional<std::filesystem::path> newest;
-  if (run.ranks.lead()) newest = newest_checkpoint(checkpoints);
-  if (!run.ranks.agree(newest.has_value())) return 0;  // rows and events of the steps that were lost must go
-  const CheckpointInfo before = load_checkpoint(newest.value_or(checkpoints), run.state, run.config.dist.deterministic());
+  const CheckpointRanks ranks{.group = run.state.group, .device = run.state.parameters->values().device()};
+  const std::filesystem::path newest = text_of_rank_0(ranks, [&] {
+    const auto found = newest_checkpoint(checkpoints);
+    return found ? found->string() : std::string();
+  });
+  if (newest.empty()) return 0;  // rows and events of the steps that were lost must go
+  const CheckpointInfo before = load_checkpoint(newest, run.state, run.config.dist.deterministic());
   if (before.data_checksum != run.data.checksum)
     throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",
-                                      newest.value_or(checkpoints).string(), before.data_checksum,
-                                      run.data.checksum));
+                                      newest.string(), before.data_checksum, run.data.checksum));
   if (const std::string line = changed_line(before.recipe, run.record.recipe); !line.empty())
     throw CheckpointError(fmt::format("{}: not the recipe of {}: '{}' differs", run.folder.recipe().string(),
-                                      newest.value_or(checkpoints).string(),
-                                      line.substr(line.find_first_not_of(' '))));
+                                      newest.string(), line.substr(line.find_first_not_of(' '))));
   if (run.config.dist.deterministic() && before.reduction == "deterministic" &&
       before.threads != run.record.threads)
     throw CheckpointError(
