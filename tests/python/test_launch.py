@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ranks import alive, bare_environment, free_port  # noqa: F401 (bare_environment is a fixture)
+from ranks import LAUNCHERS, alive, bare_environment, free_port  # noqa: F401 (bare_environment is a fixture)
 
 COLLECTIVES = ("all_reduce", "all_to_all", "broadcast", "all_gather", "send, receive")
 
