@@ -120,9 +120,8 @@ int run(int argc, char** argv) {
   if (resume) RunFolder::check(given["resume"].as<std::string>());
   Recipe recipe = Recipe::load(
       resume ? given["resume"].as<std::string>() + "/recipe.yaml" : given["recipe"].as<std::string>(), sets);
-  const RunConfig config = parse_run(recipe);
+  const RunConfig config = resume ? parse_resumed(recipe) : parse_run(recipe);
   const std::string resolved = recipe.resolved();
-  if (resume) check_resumed_settings(recipe.set_keys(), config);
   if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
   if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
   const Launch launch = launch_from_environment();

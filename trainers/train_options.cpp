@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <iostream>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "core/error.h"
 #include "data/dataset.h"
@@ -18,7 +16,6 @@
 #include "train/control.h"
 
 namespace exfusion {
-
 namespace po = boost::program_options;
 namespace {
 
@@ -106,7 +103,8 @@ void check_options(const po::variables_map& given) {
         "--json and --profile describe a training; they do not go with --print-recipe or --dry-run");
 }
 
-void check_resumed_settings(const std::vector<std::string>& keys, const RunConfig& config) {
+RunConfig parse_resumed(Recipe& recipe) {
+  const auto& keys = recipe.set_keys();
   for (const std::string& key : keys) {
     if (!may_change_on_resume(key))
       throw UsageError(
@@ -114,11 +112,13 @@ void check_resumed_settings(const std::vector<std::string>& keys, const RunConfi
                       "threads, train.recompute, data.root and dist may change",
                       key));
   }
+  RunConfig config = parse_run(recipe);
   const auto is_set = [&](const char* key) { return std::count(keys.begin(), keys.end(), key) != 0; };
   if (is_set("train.epochs") && config.train.steps > 0 && !is_set("train.steps"))
     throw UsageError(
         fmt::format("--set train.epochs: the run's length is train.steps={}, which wins; set that instead",
                     config.train.steps));
+  return config;
 }
 
 int ranks_to_start(const po::variables_map& given) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "core/recipe.h"
 #include "program.h"
 #include "train/run_config.h"
 
@@ -15,8 +16,8 @@ bool resumes_automatically(const boost::program_options::variables_map& given); 
 // Throws UsageError where options do not go together.
 void check_options(const boost::program_options::variables_map& given);
 
-// Throws UsageError where --set with --resume changes what a run keeps; `keys`: those that were set.
-void check_resumed_settings(const std::vector<std::string>& keys, const RunConfig& config);
+// The recipe of a run that is gone on with. Throws UsageError where --set changes what a run keeps.
+RunConfig parse_resumed(Recipe& recipe);
 
 // The ranks that --nproc asks for, 0 without it. Throws UsageError where a launcher has started this one.
 int ranks_to_start(const boost::program_options::variables_map& given);

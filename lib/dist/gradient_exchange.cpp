@@ -36,6 +36,9 @@ struct UnitState {
   Pending pending;
 };
 
+constexpr std::size_t kUnderWay =
+    2;  // units whose parts may be on their way: their buffers are memory on top
+
 std::vector<std::int64_t> part_sizes(const std::vector<std::int64_t>& cuts) {
   std::vector<std::int64_t> sizes;
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i) sizes.push_back(cuts[i + 1] - cuts[i]);
@@ -83,7 +86,10 @@ struct GradientExchange::State {
 
   // Units go out in one order, whatever the order in which a rank completes them.
   void start_complete() {
-    for (; next < units.size() && units[next].complete == units[next].parameters; ++next) start(units[next]);
+    for (; next < units.size() && units[next].complete == units[next].parameters; ++next) {
+      if (next >= kUnderWay) wait(units[next - kUnderWay]);
+      start(units[next]);
+    }
   }
 
   void hook(std::size_t parameter, UnitState& state) {
@@ -106,7 +112,7 @@ struct GradientExchange::State {
 
   void wait(UnitState& state) {
     state.pending.wait();
-    if (!state.unit.sharded) return;
+    if (!state.arrived.defined()) return;  // not sharded, or done
     const at::Tensor own = part(state, rank());
     const std::int64_t size = own.numel();
     own.copy_(state.arrived.narrow(0, 0, size));

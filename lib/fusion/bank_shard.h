@@ -31,8 +31,9 @@ class BankShard {
   void sum_over_ranks(const at::Tensor& numbers) const;
   // Adds up what each rank has of its part. Nothing if this rank has all.
   void sum(std::vector<double>& values) const;
-  // result[k] = <G, W_k> over one tensor, of all ranks' parts: `g` and `w[k]` point to this rank's part.
-  // fp32, on `device`.
+  bool deterministic() const { return deterministic_; }
+  // result[k] = <G, W_k> over one tensor, of this rank's part, or if deterministic of all ranks' parts: `g`
+  // and `w[k]` point to this rank's part. fp32, on `device`.
   void inner_products(c10::Device device, std::size_t tensor, const float* g, std::span<const float* const> w,
                       std::span<double> result) const;
 

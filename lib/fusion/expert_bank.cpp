@@ -236,6 +236,7 @@ void ExpertBank::compute_prices() {
                           std::span<const float* const>(w.pointers.data(), w.count), part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
+  if (!shard_.deterministic()) shard_.sum(prices_);
 }
 
 void ExpertBank::update_logits(const AdamWConfig& config, double lr, std::int64_t update,

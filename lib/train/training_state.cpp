@@ -81,7 +81,11 @@ std::vector<ExchangeUnit> exchange_units(const DistConfig& config, const FlatPar
     const bool inside_ffn = i >= first_ffn && (i - first_ffn) % kFfnTensors.size() != 0;
     const bool sharded = i < dense ? config.shard == "all" : config.shard != "none";
     const std::int64_t next = i + 1 < slots.size() ? slots[i + 1].offset : parameters.values().numel();
-    const bool fits = !units.empty() && sharded == units.back().sharded && next - units.back().begin <= kUnit;
+    // An element of an FFN with experts weighs more than a dense one: parts of both would not be even in
+    // bytes.
+    const bool first_of_bank = sharded && i == dense;
+    const bool fits = !units.empty() && !first_of_bank && sharded == units.back().sharded &&
+                      next - units.back().begin <= kUnit;
     if (!inside_ffn && !fits) units.push_back({.begin = slots[i].offset, .sharded = sharded});
     units.back().end = next;
     for (std::int64_t block = 0; block < slots[i].size; block += kReductionBlock)

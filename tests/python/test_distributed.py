@@ -9,21 +9,19 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 
 import h5py
 import numpy
 import pytest
 
-from programs import call, checkpoints, settings, state, step_of, write_recipe  # noqa: F401 (call is a fixture)
+from programs import call, checkpoints, settings, step_of, write_recipe  # noqa: F401 (call is a fixture)
+from ranks import Command, alive, bare_environment, by_hand  # noqa: F401 (bare_environment is a fixture)
 
 # 8 steps per epoch; leaves of 8 samples in deterministic runs: as many as the most ranks here.
 RECIPE = """\
@@ -39,15 +37,6 @@ dist: {threads: 1}
 """
 ENDLESS = settings(train__steps=10_000_000, train__eval_every_steps=10_000_000, checkpoint__every_steps=50)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone", "--nproc-per-node"]
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM", "OMPI_", "TORCHELASTIC", "EXFUSION_STORE")
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(LAUNCHERS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -60,86 +49,6 @@ def recipe(tmp_path_factory):
     return write_recipe(tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def alive(pid):
-    """The process runs or is stopped; a zombie does not count."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def ranks_below(pid):
-    """{rank: pid} of the ranks that a launcher has started."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found |= ranks_below(child)
-            variables = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            if os.readlink(f"/proc/{child}/exe").endswith("exfusion-train"):
-                found |= {int(entry[5:]): int(child) for entry in variables if entry.startswith(b"RANK=")}
-    return found
-
-
-class Command:
-    """A program under way; `said`: (time, line of stderr). Neither it nor a rank that it starts outlives the block."""
-
-    def __init__(self, *words, env=None):
-        self.process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                                        env={**os.environ, **{name: str(value) for name, value in (env or {}).items()}})
-        self.said, self.ranks = [], {}
-        self.reader = threading.Thread(target=lambda: self.said.extend((time.monotonic(), line) for line in self.process.stderr))
-        self.reader.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        for pid in {**self.ranks, **ranks_below(self.process.pid)}.values():
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
-        self.reader.join()
-
-    def has_saved(self, folder, after=0, timeout=60):
-        """Waits for a checkpoint beyond that step; returns its step. From then on the ranks are known."""
-        deadline = time.monotonic() + timeout
-        while not any(step_of(path) > after for path in checkpoints(folder)):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.text()
-            time.sleep(0.02)
-        self.ranks = ranks_below(self.process.pid)
-        return step_of(checkpoints(folder)[-1])
-
-    def wait(self, timeout=90):
-        """The exit code, once all that it says is there."""
-        code = self.process.wait(timeout)
-        self.reader.join(10)
-        return code
-
-    def text(self):
-        return "".join(line for _, line in self.said)
-
-    def errors(self):
-        """What the program said last, without its log."""
-        return [line.strip() for _, line in self.said if line.startswith("exfusion-train: ")]
-
-
-@contextlib.contextmanager
-def by_hand(commands, address="127.0.0.1", before=((), (), ())):
-    """One rank per command, started with plain variables."""
-    port = free_port()
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Command(*before[rank], *command, env={
-            "RANK": rank, "WORLD_SIZE": len(commands), "LOCAL_RANK": 0 if before[rank] else rank, "MASTER_ADDR": address,
-            "MASTER_PORT": port})) for rank, command in enumerate(commands)]
-
-
 def is_valid(call, folder):
     """The newest checkpoint has the bytes that it says, and exfusion-eval can use it."""
     done = call("eval", checkpoints(folder)[-1], "--json", check=True)
@@ -149,6 +58,57 @@ def is_valid(call, folder):
 def last(folder, name):
     """A digest of the file in the last checkpoint: where bytes differ, nobody wants to read them."""
     return hashlib.sha256((folder / "checkpoints" / "latest" / name).read_bytes()).hexdigest()
+
+
+# Drills of lost ranks.
+
+DRILLS = {
+    "nproc, killed": ("nproc", "SIGKILL", 2),
+    "nproc, first killed": ("nproc", "SIGKILL", 0),
+    "nproc, stopped": ("nproc", "SIGSTOP", 2),
+    "nproc, first stopped": ("nproc", "SIGSTOP", 0),
+    "torchrun, killed": ("torchrun", "SIGKILL", 2),
+    "torchrun, first killed": ("torchrun", "SIGKILL", 0),
+    "torchrun, stopped": ("torchrun", "SIGSTOP", 1),
+}
+
+
+def drill(program, recipe, folder, launcher, fault, culprit):
+    """(exit code, seconds after the fault of: each survivor's last words, the launcher's end; those words, pids left over)"""
+    start = [*TORCHRUN, 3] if launcher == "torchrun" else []
+    with Command(*start, program, recipe, *ENDLESS, "--out", folder, *(["--nproc", 3] if not start else [])) as command:
+        command.has_saved(folder)
+        assert sorted(command.ranks) == [0, 1, 2]
+        fault_at = time.monotonic()
+        os.kill(command.ranks[culprit], getattr(signal, fault))
+        code = command.wait()
+        ended = time.monotonic() - fault_at
+        left = [pid for pid in command.ranks.values() if alive(pid)]
+        words = [(at - fault_at, line) for at, line in command.said if line.startswith("exfusion-train: ")]
+        return code, [at for at, _ in words], ended, [line for _, line in words], left
+
+
+@pytest.fixture(scope="module")
+def drills(bin_dir, recipe, tmp_path_factory):
+    """{name: (folder, future of what drill() returns)}"""
+    place = tmp_path_factory.mktemp("drills")
+    with concurrent.futures.ThreadPoolExecutor(len(DRILLS)) as pool:
+        futures = {}
+        # The longest first; one after the other, since before its fault a run takes all cores there are.
+        for number, name in enumerate(sorted(DRILLS, key=lambda name: DRILLS[name][:2], reverse=True)):
+            folder = place / str(number)
+            futures[name] = (folder, pool.submit(drill, bin_dir / "exfusion-train", recipe, folder, *DRILLS[name]))
+            deadline = time.monotonic() + 20
+            while not checkpoints(folder) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        yield futures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def start_drills(request):
+    """They wait while other tests run; their own tests come last."""
+    if any("drills" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("drills")
 
 
 # The same model for any number of ranks.
@@ -230,68 +190,6 @@ def test_nproc_passes_signals_on(call, program, recipe, tmp_path):
     assert is_valid(call, folder)
 
 
-# Lost ranks.
-
-DRILLS = {
-    "nproc, killed": ("nproc", "SIGKILL", 2),
-    "nproc, first killed": ("nproc", "SIGKILL", 0),
-    "nproc, stopped": ("nproc", "SIGSTOP", 2),
-    "nproc, first stopped": ("nproc", "SIGSTOP", 0),
-    "torchrun, killed": ("torchrun", "SIGKILL", 2),
-    "torchrun, first killed": ("torchrun", "SIGKILL", 0),
-    "torchrun, stopped": ("torchrun", "SIGSTOP", 1),
-}
-
-
-def drill(program, recipe, folder, launcher, fault, culprit):
-    """(exit code, seconds after the fault of: each survivor's last words, the launcher's end; those words, pids left over)"""
-    start = [*TORCHRUN, 3] if launcher == "torchrun" else []
-    with Command(*start, program, recipe, *ENDLESS, "--out", folder, *(["--nproc", 3] if not start else [])) as command:
-        command.has_saved(folder)
-        assert sorted(command.ranks) == [0, 1, 2]
-        fault_at = time.monotonic()
-        os.kill(command.ranks[culprit], getattr(signal, fault))
-        code = command.wait()
-        ended = time.monotonic() - fault_at
-        left = [pid for pid in command.ranks.values() if alive(pid)]
-        words = [(at - fault_at, line) for at, line in command.said if line.startswith("exfusion-train: ")]
-        return code, [at for at, _ in words], ended, [line for _, line in words], left
-
-
-@pytest.fixture(scope="module")
-def drills(bin_dir, recipe, tmp_path_factory):
-    """{name: (folder, future of what drill() returns)}"""
-    place = tmp_path_factory.mktemp("drills")
-    with concurrent.futures.ThreadPoolExecutor(len(DRILLS)) as pool:
-        futures = {}
-        # The longest first; one after the other, since before its fault a run takes all cores there are.
-        for number, name in enumerate(sorted(DRILLS, key=lambda name: DRILLS[name][:2], reverse=True)):
-            folder = place / str(number)
-            futures[name] = (folder, pool.submit(drill, bin_dir / "exfusion-train", recipe, folder, *DRILLS[name]))
-            deadline = time.monotonic() + 20
-            while not checkpoints(folder) and time.monotonic() < deadline:
-                time.sleep(0.05)
-        yield futures
-
-
-@pytest.mark.parametrize("name", DRILLS)
-def test_survivors_name_the_lost_rank(name, drills, call):
-    folder, future = drills[name]
-    launcher, fault, culprit = DRILLS[name]
-    code, seconds, ended, lines, left = future.result()
-    print(name, [round(second, 1) for second in seconds], round(ended, 1), lines[:1])
-    assert code != 0
-    assert len(lines) == 2, lines
-    for line in lines:
-        assert re.findall(r"lost rank \d+", line) == [f"lost rank {culprit}"], line
-        assert re.search(r"\(host \S+, pid \d+\): last seen in \S+ of step \d+", line), line
-    assert max(seconds) < 15
-    # torchrun gives a stopped process 30 s to obey SIGTERM before it kills it.
-    assert ended < (60 if (launcher, fault) == ("torchrun", "SIGSTOP") else 30)
-    assert left == []
-    assert is_valid(call, folder)
-
-
 def test_a_full_disk_names_its_rank(call, program, recipe, tmp_path):
     place = tmp_path / "small"
     place.mkdir()
@@ -313,17 +211,16 @@ def test_a_full_disk_names_its_rank(call, program, recipe, tmp_path):
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_torchrun_starts_a_killed_run_anew(call, program, recipe, alone, tmp_path):
+def test_torchrun_starts_a_killed_run_anew(call, program, recipe, tmp_path):
     """Killed twice, a deterministic run ends in the undisturbed run's bytes."""
-    length = settings(dist__reduction="deterministic", train__steps=1500, train__eval_every_steps=1500, checkpoint__every_steps=50)
+    length = settings(dist__reduction="deterministic", train__steps=600, train__eval_every_steps=600, checkpoint__every_steps=50)
     call("train", recipe, *length, "--out", tmp_path / "undisturbed", check=True)
     folder = tmp_path / "run"
     with Command(*TORCHRUN, 2, "--max-restarts", 2, program, recipe, *length, "--out", folder) as command:
-        for rank, after in ((1, 0), (0, 600)):
+        for rank, after in ((1, 0), (0, 200)):
             command.has_saved(folder, after)
             os.kill(command.ranks[rank], signal.SIGKILL)
         assert command.wait() == 0, command.text()
-    assert "step 1500/1500" in command.text()
     for name in ("model.safetensors", "experts.safetensors", "optimizer.safetensors"):
         assert last(folder, name) == last(tmp_path / "undisturbed", name), name
 
@@ -442,3 +339,24 @@ def test_two_hosts_with_folders_of_their_own(hosts, call, program, recipe, tmp_p
     assert f"{folders[0]}: 1 of 2 ranks see this folder; the others send their parts of a checkpoint to rank 0" in ranks[0].text()
     assert is_valid(call, folders[0])
     assert checkpoints(folders[1]) == [] and (folders[1] / "train.rank-001.log").exists()
+
+
+# The survivors of the drills.
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_survivors_name_the_lost_rank(name, drills, call):
+    folder, future = drills[name]
+    culprit = DRILLS[name][2]
+    code, seconds, ended, lines, left = future.result()
+    print(name, [round(second, 1) for second in seconds], round(ended, 1), lines[:1])
+    assert code != 0
+    assert len(lines) == 2, lines
+    for line in lines:
+        assert re.findall(r"lost rank \d+", line) == [f"lost rank {culprit}"], line
+        assert re.search(r"\(host \S+, pid \d+\): last seen in \S+ of step \d+", line), line
+    assert max(seconds) < 15
+    # torchrun gives a stopped process 30 s to obey SIGTERM before it kills it.
+    assert ended < (60 if name == "torchrun, stopped" else 30)
+    assert left == []
+    assert is_valid(call, folder)

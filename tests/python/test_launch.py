@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM", "OMPI_", "TORCHELASTIC", "EXFUSION_STORE")
+from ranks import LAUNCHERS, alive, bare_environment, free_port  # noqa: F401 (bare_environment is a fixture)
+
 COLLECTIVES = ("all_reduce", "all_to_all", "broadcast", "all_gather", "send, receive")
 
 
@@ -26,15 +27,6 @@ def program(bin_dir):
 def quick(program, repo):
     """--check-cluster that waits for nobody longer than 4 s."""
     return [program, repo / "recipes/quickstart.yaml", "--set", "dist.timeout=4s", "--check-cluster"]
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch):
-    """No variables of a launcher that runs the tests themselves, and one thread per rank."""
-    for name in list(os.environ):
-        if name.startswith(LAUNCHERS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def checked(done, ranks):
@@ -50,14 +42,6 @@ def checked(done, ranks):
     return [int(row[2]) for row in rows]
 
 
-def alive(pid):
-    """The process runs or is stopped; a zombie does not count."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def until(condition, seconds, what):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -68,12 +52,6 @@ def until(condition, seconds, what):
 
 def children(pid):
     return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

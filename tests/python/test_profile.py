@@ -7,7 +7,7 @@ import pytest
 
 from programs import call, refused, rows, settings, write_recipe
 
-PHASES = ["data wait", "forward", "backward", "clip", "update", "logging"]
+PHASES = ["data wait", "forward", "backward", "reduce", "clip", "update", "logging"]
 STEPS = 4
 
 
