@@ -87,7 +87,7 @@ struct GradientExchange::State {
   // Units go out in one order, whatever the order in which a rank completes them.
   void start_complete() {
     for (; next < units.size() && units[next].complete == units[next].parameters; ++next) {
-      if (next >= kUnderWay) wait(units[next - kUnderWay]);
+      if (next >= kUnderWay && units[next - kUnderWay].unit.sharded) wait(units[next - kUnderWay]);
       start(units[next]);
     }
   }

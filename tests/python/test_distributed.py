@@ -269,7 +269,7 @@ def test_resume_auto_starts_or_goes_on(call, recipe, tmp_path):
     assert json.loads(again.stdout)["steps"] == 12 and [step_of(path) for path in checkpoints(folder)] == [10, 12]
     assert last(folder, "model.safetensors") == undisturbed
     other = call("train", *command, *settings(optim__lr=0.5))
-    assert other.returncode == 2 and "a run of another recipe: 'lr: 0.5' differs" in other.stderr
+    assert other.returncode == 2 and "a run of another recipe ('lr: 0.5' differs)" in other.stderr
     assert json.loads(call("train", *command, *settings(dist__timeout="1m"), check=True).stdout)["finished_before"]
 
 

@@ -39,7 +39,7 @@ def test_the_trace_has_each_phase_within_its_step(profiled):
     events = profiled[1]
     assert len(events["step"]) == STEPS
     # Two micro-batches; gradients are zeroed before them and the update comes behind.
-    for phase, times in zip(PHASES, [1, 2, 2, 1, 2, 1]):
+    for phase, times in zip(PHASES, [1, 2, 2, 2, 1, 2, 1]):
         assert len(events[phase]) == times * STEPS and all(within(events[phase], events["step"])), phase
 
 
