@@ -106,6 +106,12 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
   return 0;
 }
 
+// Under a launcher, by one rank.
+int print_once(const std::string& text) {
+  if (launch_from_environment().rank == 0) std::cout << text;
+  return 0;
+}
+
 int run(int argc, char** argv) {
   const ProgramOptions program = train_options();
   const po::variables_map given = parse_options(program, argc, argv);
@@ -123,10 +129,10 @@ int run(int argc, char** argv) {
   const RunConfig config = resume ? parse_resumed(recipe) : parse_run(recipe);
   const std::string resolved = recipe.resolved();
   if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
-  if (given["print-recipe"].as<bool>()) return std::cout << resolved, 0;
+  if (given["print-recipe"].as<bool>()) return print_once(resolved);
   const Launch launch = launch_from_environment();
   check_memory(config, launch.world, std::max(1, launch.local_world));
-  if (given["dry-run"].as<bool>()) return std::cout << plan_text(config), 0;
+  if (given["dry-run"].as<bool>()) return print_once(plan_text(config));
   return train(given, config, resolved);
 }
 

@@ -34,11 +34,12 @@ DistConfig DistConfig::parse(Section section, std::int64_t global_batch) {
   config.shard = section.one_of("shard", config.shard, {"none", "experts", "all"});
   config.threads = section.in_range<std::int64_t>("threads", config.threads, 0, 1024);
   const std::string timeout = section.get<std::string>("timeout", "10m");
-  if (const auto span = parse_duration(timeout))
+  if (const auto span = parse_duration(timeout); span && *span >= std::chrono::seconds(1))
     config.timeout = *span;
   else
-    section.problem("timeout",
-                    "dist.timeout must be a duration such as 30s, 10m or 1h, got '" + timeout + "'");
+    section.problem(
+        "timeout",
+        "dist.timeout must be a duration such as 30s, 10m or 1h, from 1s to 1000h, got '" + timeout + "'");
   return config;
 }
 

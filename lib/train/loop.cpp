@@ -131,7 +131,7 @@ void check_ranks(Run& run, const std::string& resolved) {
        {"libtorch", libtorch_version()},
        {"seed", std::to_string(run.config.seed)},
        {"data", run.data.checksum},
-       {"threads", run.config.dist.deterministic() ? std::to_string(at::get_num_threads()) : ""}});
+       {"threads", run.config.dist.deterministic() ? std::to_string(at::get_num_threads()) : "any"}});
   run.shared_folder = run.ranks.share_folder(run.folder.path());
   if (!run.ranks.lead())
     log_to_file((run.folder.path() / fmt::format("train.rank-{:03}.log", run.ranks.group().rank())).string());

@@ -151,9 +151,10 @@ void sum_numbers(TrainingState& state, bool with_loss, int signal, StepResult& r
 std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, const ProcessGroup& group) {
   const std::int64_t leaf = config.dist.deterministic() ? config.dist.leaf_batch : 1;
   if (config.train.global_batch / leaf < group.world())
-    throw RecipeError(fmt::format(
-        "{} ranks cannot share train.global_batch: {} in {} of {}: every rank needs one", group.world(),
-        config.train.global_batch, config.dist.deterministic() ? "leaves" : "parts", leaf));
+    throw RecipeError(
+        fmt::format("{} ranks cannot share the {} {} of train.global_batch: every rank needs one",
+                    group.world(), config.train.global_batch / leaf,
+                    config.dist.deterministic() ? "leaves (dist.leaf_batch)" : "samples"));
   return rows(config.train.global_batch, leaf, group.rank(), group.world());
 }
 
