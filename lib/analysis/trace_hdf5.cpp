@@ -13,6 +13,7 @@
 #include "analysis/trace.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "io/hdf5_handle.h"
 
 namespace exfusion::analysis {
 namespace {
@@ -21,21 +22,7 @@ constexpr std::int64_t kMostExperts = 65536;
 constexpr hsize_t kMostDomains = 65536, kMostTextBytes = 65536;
 constexpr std::uint64_t kMostLayers = 1000;
 
-// An HDF5 identifier that closes itself.
-class Handle {
- public:
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
-  ~Handle() {
-    if (id_ >= 0) close_(id_);
-  }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  operator hid_t() const { return id_; }
-
- private:
-  hid_t id_;
-  herr_t (*close_)(hid_t);
-};
+using Handle = Hdf5Handle;
 
 [[noreturn]] void fail(const std::string& where, const std::string& what) {
   throw FormatError(where + ": " + what);

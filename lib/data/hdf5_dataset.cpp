@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "data/sources.h"
+#include "io/hdf5_handle.h"
 
 namespace exfusion {
 namespace {
@@ -17,21 +18,7 @@ namespace {
 constexpr std::uint64_t kDeflateRatio =
     1032;  // the most that deflate, the densest of HDF5's filters, can compress
 
-// An HDF5 identifier that closes itself.
-class Handle {
- public:
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
-  ~Handle() {
-    if (id_ >= 0) close_(id_);
-  }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  operator hid_t() const { return id_; }
-
- private:
-  hid_t id_;
-  herr_t (*close_)(hid_t);
-};
+using Handle = Hdf5Handle;
 
 // HDF5 prints its error stack on stderr unless told otherwise; the DataError says what matters.
 class SilentErrors {

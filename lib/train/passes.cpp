@@ -73,12 +73,6 @@ double run_pass(const RunConfig& config, TrainingState& state, const Batch& batc
   return loss.cross_entropy.item<double>();
 }
 
-std::pair<std::int64_t, std::int64_t> rows(std::int64_t global_batch, std::int64_t leaf, int rank,
-                                           int world) {
-  const auto [first, last] = leaves_of_rank(global_batch / leaf, rank, world);
-  return {first * leaf, last * leaf};
-}
-
 // How many micro-batches every rank makes of its rows: the same number on all, since an FFN may sum over the
 // ranks in a pass, and none without samples.
 std::int64_t micro_batches(const RunConfig& config, std::int64_t global_batch, int world) {
@@ -155,7 +149,8 @@ std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, cons
         fmt::format("{} ranks cannot share the {} {} of train.global_batch: every rank needs one",
                     group.world(), config.train.global_batch / leaf,
                     config.dist.deterministic() ? "leaves (dist.leaf_batch)" : "samples"));
-  return rows(config.train.global_batch, leaf, group.rank(), group.world());
+  const auto [first, last] = leaves_of_rank(config.train.global_batch / leaf, group.rank(), group.world());
+  return {first * leaf, last * leaf};
 }
 
 void run_passes(const RunConfig& config, TrainingState& state, const Batch& batch, int signal,

@@ -24,7 +24,6 @@ struct Ranks::State {
   std::chrono::milliseconds timeout{};
   c10::Device device = c10::kCPU;
   std::optional<Watch> watch;
-  std::string phase = "start";
   std::int64_t step = 0;
   bool agreed = false;  // nobody waits for this rank to agree any more
   bool ended = false;

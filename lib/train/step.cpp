@@ -16,7 +16,7 @@
 namespace exfusion {
 namespace {
 
-// Whether rank `rank` adds a slot's part to sums over ranks: of what everyone has, one is enough.
+// Whether this rank adds a slot's part to sums over ranks: of what everyone has, one is enough.
 bool contributes(const TrainingState& state, const ParameterSlot& slot) {
   return state.exchange->sharded(slot.offset) || state.group.rank() == 0;
 }

@@ -74,10 +74,10 @@ constexpr std::int64_t kUnit = 1 << 20;  // elements of an exchange unit, unless
 std::vector<ExchangeUnit> exchange_units(const DistConfig& config, const FlatParameters& parameters,
                                          std::size_t dense, std::size_t ffn_tensors, int world) {
   const std::vector<ParameterSlot>& slots = parameters.slots();
+  const std::size_t first_ffn = slots.size() - ffn_tensors;
   std::vector<ExchangeUnit> units;
   std::vector<std::int64_t> boundaries;
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const std::size_t first_ffn = slots.size() - ffn_tensors;
     const bool inside_ffn = i >= first_ffn && (i - first_ffn) % kFfnTensors.size() != 0;
     const bool sharded = i < dense ? config.shard == "all" : config.shard != "none";
     const std::int64_t next = i + 1 < slots.size() ? slots[i + 1].offset : parameters.values().numel();
