@@ -30,6 +30,9 @@ class Model : public torch::nn::Module {
   // fp32 holds the factor of each sample's residual branches (0, or 1 / keep probability); undefined: no drop
   // path.
   virtual at::Tensor forward(const at::Tensor& images, const at::Tensor& drop_path) = 0;
+  // The model's end alone: a residual stream [n, tokens, dim] -> logits [n, classes], as if no block
+  // followed.
+  virtual at::Tensor classify(const at::Tensor& stream) = 0;
   virtual std::vector<double> drop_path_rates()
       const = 0;  // one per residual branch, in the order of the forward pass
   virtual bool decays(const std::string& parameter) const = 0;  // whether AdamW's weight decay applies to it

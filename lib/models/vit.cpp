@@ -16,6 +16,7 @@ class ViT : public Model {
  public:
   explicit ViT(const ViTConfig& config);
   at::Tensor forward(const at::Tensor& images, const at::Tensor& drop_path) override;
+  at::Tensor classify(const at::Tensor& stream) override { return head({stream, {}, {}}); }
   std::vector<double> drop_path_rates() const override;
   bool decays(const std::string& parameter) const override;
   double forward_flops() const override;
@@ -26,6 +27,7 @@ class ViT : public Model {
   Residual run_block(std::size_t i, const Residual& stream, const at::Tensor& attention_factor,
                      const at::Tensor& ffn_factor);
   at::Tensor pooled(const Residual& stream);  // [n, dim]
+  at::Tensor head(const Residual& stream) { return head_->forward(norm_->forward(pooled(stream))); }
 
   ViTConfig config_;
   at::Tensor cls_token_, pos_embed_;  // [1, 1, dim] (undefined without a class token), [1, tokens, dim]
@@ -90,7 +92,7 @@ at::Tensor ViT::forward(const at::Tensor& images, const at::Tensor& drop_path) {
                  ? run_block(i, stream, drop_path.select(1, branch), drop_path.select(1, branch + 1))
                  : run_block(i, stream, {}, {});
   }
-  return head_->forward(norm_->forward(pooled(stream)));
+  return head(stream);
 }
 
 // timm norms all tokens before it takes the class token; the result is the same.

@@ -12,7 +12,15 @@ Residual Block::forward(const Residual& x, const at::Tensor& attention_factor, c
   const auto [stream, normed] = add_and_norm(x, *norm1_);
   const Residual attended{stream, attn_->forward(normed), attention_factor};
   const auto [sum, ffn_input] = add_and_norm(attended, *norm2_);
-  return {sum, mlp_->forward(ffn_input), ffn_factor};
+  return {sum, observer_ ? observer_(ffn_input, sum) : mlp_->forward(ffn_input), ffn_factor};
+}
+
+std::vector<std::shared_ptr<Block>> find_blocks(const torch::nn::Module& model) {
+  std::vector<std::shared_ptr<Block>> found;
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    if (auto block = std::dynamic_pointer_cast<Block>(module)) found.push_back(std::move(block));
+  }
+  return found;
 }
 
 }  // namespace exfusion

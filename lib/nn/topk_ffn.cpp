@@ -18,31 +18,45 @@ TopkFfn::TopkFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden,
     selection_bias_ = register_buffer("selection_bias", at::zeros({config.experts}));
 }
 
+TopkFfn::Routing TopkFfn::route(const at::Tensor& logits) const {
+  Routing routing{logits.softmax(-1), {}, {}};
+  const at::Tensor scores = selection_bias_.defined() ? routing.probabilities.detach() + selection_bias_
+                                                      : routing.probabilities.detach();
+  routing.chosen =
+      std::get<1>(scores.sort(/*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(1, 0, config_.top_k);
+  routing.gates = routing.probabilities.gather(1, routing.chosen);
+  // Biases may choose experts whose probabilities are all 0 in fp32.
+  if (config_.renormalize && config_.top_k > 1)
+    routing.gates = routing.gates / routing.gates.sum(1, true).clamp_min(1e-20);
+  return routing;
+}
+
+at::Tensor TopkFfn::combine(const at::Tensor& x, const Routing& routing, const Dispatch& dispatch) const {
+  const std::int64_t choices = routing.chosen.size(1);
+  const at::Tensor rows = take_rows(x, dispatch.order, dispatch.inverse, choices);
+  const at::Tensor outputs =
+      take_rows(experts_->forward(rows, dispatch.counts), dispatch.inverse, dispatch.order, 1)
+          .view({-1, choices, x.size(-1)});
+  return (outputs * routing.gates.unsqueeze(-1)).sum(1);
+}
+
+at::Tensor TopkFfn::combine(const at::Tensor& x, const Routing& routing) const {
+  return combine(x, routing, dispatch_by_expert(routing.chosen.reshape(-1), config_.experts, 0));
+}
+
 at::Tensor TopkFfn::forward(const at::Tensor& x) {
   const at::Tensor tokens = x.reshape({-1, x.size(-1)});
-  const at::Tensor logits = router_->forward(tokens),
-                   probabilities = logits.softmax(-1);  // [tokens, experts]
-  const at::Tensor scores =
-      selection_bias_.defined() ? probabilities.detach() + selection_bias_ : probabilities.detach();
-  const at::Tensor chosen =
-      std::get<1>(scores.sort(/*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(1, 0, config_.top_k);
-  at::Tensor gates = probabilities.gather(1, chosen);  // [tokens, top_k]
-  // Biases may choose experts whose probabilities are all 0 in fp32.
-  if (config_.renormalize && config_.top_k > 1) gates = gates / gates.sum(1, true).clamp_min(1e-20);
+  const at::Tensor logits = router_->forward(tokens);  // [tokens, experts]
+  const Routing routing = route(logits);
 
   std::int64_t capacity = 0;
   if (is_training() && config_.capacity_factor > 0.0)
-    capacity =
-        static_cast<std::int64_t>(std::ceil(config_.capacity_factor * static_cast<double>(chosen.numel()) /
-                                            static_cast<double>(config_.experts)));
-  const Dispatch dispatch = dispatch_by_expert(chosen.reshape(-1), config_.experts, capacity);
-  if (is_training()) record_pass(logits, probabilities, dispatch);
-
-  const at::Tensor rows = take_rows(tokens, dispatch.order, dispatch.inverse, config_.top_k);
-  const at::Tensor outputs =
-      take_rows(experts_->forward(rows, dispatch.counts), dispatch.inverse, dispatch.order, 1)
-          .view({-1, config_.top_k, x.size(-1)});
-  return (outputs * gates.unsqueeze(-1)).sum(1).view(x.sizes());
+    capacity = static_cast<std::int64_t>(
+        std::ceil(config_.capacity_factor * static_cast<double>(routing.chosen.numel()) /
+                  static_cast<double>(config_.experts)));
+  const Dispatch dispatch = dispatch_by_expert(routing.chosen.reshape(-1), config_.experts, capacity);
+  if (is_training()) record_pass(logits, routing.probabilities, dispatch);
+  return combine(tokens, routing, dispatch).view(x.sizes());
 }
 
 void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilities,

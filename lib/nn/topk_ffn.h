@@ -40,7 +40,22 @@ class TopkFfn : public FeedForward {
   std::optional<FfnTensors> dense_form() const override { return std::nullopt; }
   double forward_flops(std::int64_t tokens) const override;
 
+  // The parts of forward, for rows x [tokens, dim] in evaluation mode. What lies between them may be changed:
+  // a logit of -inf takes an expert out, other gates weight outputs differently.
+  struct Routing {
+    at::Tensor probabilities;  // [tokens, experts] fp32
+    at::Tensor chosen, gates;  // [tokens, top_k]: experts (int64), the first choice first, and their g
+  };
+  at::Tensor router_logits(const at::Tensor& x) const { return router_->forward(x); }  // [tokens, experts]
+  Routing route(const at::Tensor& logits) const;
+  at::Tensor combine(const at::Tensor& x, const Routing& routing) const;  // -> [tokens, dim]
+  const FfnConfig& config() const { return config_; }
+  const Router& router() const { return *router_; }
+  const Experts& experts() const { return *experts_; }
+  const at::Tensor& selection_bias() const { return selection_bias_; }  // [experts]; undefined: off
+
  private:
+  at::Tensor combine(const at::Tensor& x, const Routing& routing, const Dispatch& dispatch) const;
   void record_pass(const at::Tensor& logits, const at::Tensor& probabilities, const Dispatch& dispatch);
 
   FfnConfig config_;

@@ -25,9 +25,10 @@ ARROWS = {
     "fusion": "core io nn optim dist",
     "models": "core io nn data",
     "analysis": "core io nn optim data dist",
-    "train": "core io nn optim data dist fusion models analysis",
+    "observe": "core io nn data fusion models analysis",
+    "train": "core io nn optim data dist fusion models analysis observe",
     "compare": "core io optim data train",
-    "trainers": "core io nn optim data dist fusion models analysis train compare",
+    "trainers": "core io nn optim data dist fusion models analysis observe train compare",
 }
 
 # Headers that are slow to compile or belong to one owner: where each may be included.
