@@ -1,11 +1,6 @@
 #include "fusion/fused_update.h"
 
 #include <algorithm>
-#include <cstdint>
-
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
 #include "core/bfloat16.h"
 #include "core/instruction_sets.h"
@@ -18,32 +13,6 @@ namespace {
 constexpr std::int64_t kParallelElements = 16384;  // below, starting threads costs more than it saves
 constexpr std::int64_t kAhead = 2048;              // bytes: what is fetched before the processor asks for it
 
-// From here on W is written past the cache: nothing reads it before the next forward pass, by when a cache
-// would have lost it, and a line that is written in a cache is fetched first.
-constexpr std::int64_t kStreamedElements = 1 << 18;
-
-// n elements of a group to `to`, past the cache where the processor can.
-template <class T>
-inline void stream_group(std::int64_t n, const T* from, T* to) {
-#ifdef __SSE2__
-  if (reinterpret_cast<std::uintptr_t>(to) % sizeof(__m128i) == 0) {
-    constexpr auto kWidth = static_cast<std::int64_t>(sizeof(__m128i) / sizeof(T));
-    for (std::int64_t j = 0; j < n; j += kWidth)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + j),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + j)));
-    return;
-  }
-#endif
-  std::copy_n(from, n, to);
-}
-
-// Streamed groups are in memory before another thread is told so.
-inline void end_stream() {
-#ifdef __SSE2__
-  _mm_sfence();
-#endif
-}
-
 // One expert's part of a block.
 template <class T>
 struct ExpertBlock {
@@ -52,13 +21,13 @@ struct ExpertBlock {
 
 // Expert by expert what fused_element does element by element: same operations, same order. `fused` becomes
 // `sum`, which may be the same array, plus this expert's part; `lanes`, if given, what inner_products wants
-// of the block; `bf16`, if given, what `fused` rounds to; `streamed`, if given, is written past the cache
-// what `fused` becomes. Meanwhile the arrays are fetched up to kAhead, over the end into `next`, what comes
-// after this block: at each jump from one expert to another the hardware's own prefetching starts anew.
+// of the block; `bf16`, if given, what `fused` rounds to. Meanwhile the arrays are fetched up to kAhead, over
+// the end into `next`, what comes after this block: at each jump from one expert to another the hardware's
+// own prefetching starts anew.
 template <class T>
 inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __restrict g,
                           const ExpertBlock<T>& block, const ExpertBlock<T>& next, T scale, T a, T a_next,
-                          const AdamWScalars<T>& scalars, double* __restrict lanes, T* __restrict streamed,
+                          const AdamWScalars<T>& scalars, double* __restrict lanes,
                           std::uint16_t* __restrict bf16) {
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const AdamWScalars<T> s = scalars;  // a local copy cannot alias the arrays
@@ -76,7 +45,7 @@ inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __res
       __builtin_prefetch(fetched.v + j);
       if (sum != fused) {  // at the first expert these are not in the cache either
         __builtin_prefetch(g + ahead + j);
-        if (!streamed) __builtin_prefetch(fused + ahead + j);
+        __builtin_prefetch(fused + ahead + j);
       }
     }
     if (lanes) {
@@ -87,24 +56,16 @@ inline void update_expert(std::int64_t n, T* fused, const T* sum, const T* __res
       adamw_element(w[j], m[j], v[j], a * (scale * g[j]), s);
       fused[j] = sum[j] + a_next * w[j];
     }
-    if (streamed) stream_group(kReductionGroup, fused + i, streamed + i);
     if (bf16) {
-      std::uint16_t rounded[kReductionGroup];
 #pragma GCC ivdep
-      for (std::int64_t j = 0; j < kReductionGroup; ++j)
-        rounded[j] = bf16_element(static_cast<float>(fused[i + j]));
-      if (streamed) {
-        stream_group(kReductionGroup, rounded, bf16 + i);
-      } else {
-        std::copy_n(rounded, kReductionGroup, bf16 + i);
-      }
+      for (std::int64_t j = i; j < i + kReductionGroup; ++j)
+        bf16[j] = bf16_element(static_cast<float>(fused[j]));
     }
   }
   for (; i < n; ++i) {
     products[i % kReductionLanes] += static_cast<double>(g[i]) * static_cast<double>(w[i]);
     adamw_element(w[i], m[i], v[i], a * (scale * g[i]), s);
     fused[i] = sum[i] + a_next * w[i];
-    if (streamed) streamed[i] = fused[i];
     if (bf16) bf16[i] = bf16_element(static_cast<float>(fused[i]));
   }
   if (lanes) std::copy_n(products, kReductionLanes, lanes);
@@ -136,17 +97,15 @@ inline void add_expert(std::int64_t n, T* __restrict fused, const T* __restrict 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, float* fused, const float* sum, const float* g,
                   const ExpertBlock<float>& block, const ExpertBlock<float>& next, float scale, float a,
-                  float a_next, const AdamWScalars<float>& scalars, double* lanes, float* streamed,
-                  std::uint16_t* bf16) {
-  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, streamed, bf16);
+                  float a_next, const AdamWScalars<float>& scalars, double* lanes, std::uint16_t* bf16) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, bf16);
 }
 
 EXFUSION_INSTRUCTION_SETS
 void update_block(std::int64_t n, double* fused, const double* sum, const double* g,
                   const ExpertBlock<double>& block, const ExpertBlock<double>& next, double scale, double a,
-                  double a_next, const AdamWScalars<double>& scalars, double* lanes, double* streamed,
-                  std::uint16_t* bf16) {
-  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, streamed, bf16);
+                  double a_next, const AdamWScalars<double>& scalars, double* lanes, std::uint16_t* bf16) {
+  update_expert(n, fused, sum, g, block, next, scale, a, a_next, scalars, lanes, bf16);
 }
 
 EXFUSION_INSTRUCTION_SETS
@@ -192,26 +151,24 @@ template <class T>
 constexpr T kZeros[kReductionBlock] = {};
 
 // Expert k of the run of n elements that begins at `begin`, each expert with its moments; `sums` as in
-// fused_update. `scratch` [n]: where the next weights add up until they are streamed.
+// fused_update.
 template <class T>
 void update_own(const ExpertTensors<T>& tensors, std::int64_t begin, std::int64_t n, std::size_t k, T scale,
-                T a, T a_next, const AdamWScalars<T>& scalars, T* scratch, double* sums) {
-  const bool streams = tensors.size >= kStreamedElements, last = k + 1 == tensors.w.size();
+                T a, T a_next, const AdamWScalars<T>& scalars, double* sums) {
+  const bool last = k + 1 == tensors.w.size();
   for (std::int64_t i = begin; i < begin + n; i += kReductionBlock) {
     const std::int64_t size = std::min(kReductionBlock, begin + n - i), after = i + size;
     // In the order of the walk; at its end one past the array, which does not matter.
     const ExpertBlock<T> next = after < begin + n ? block_of(tensors, k, after)
                                 : last            ? block_of(tensors, 0, after)
                                                   : block_of(tensors, k + 1, begin);
-    T* fused = streams ? scratch + (i - begin) : tensors.fused + i;
+    T* fused = tensors.fused + i;
     double lanes[kReductionLanes];
     update_block(size, fused, k == 0 ? kZeros<T> : fused, tensors.gradient + i, block_of(tensors, k, i), next,
                  scale, a, a_next, scalars, sums ? lanes : nullptr,
-                 last && streams ? tensors.fused + i : nullptr,
                  last && tensors.bf16 ? tensors.bf16 + i : nullptr);
     if (sums) sums[i / kReductionBlock] = sum_blocks(lanes, kReductionLanes);
   }
-  if (streams && last) end_stream();
 }
 
 // The same for a block, with shared moments; `root` [n] is written at k = 0.
@@ -242,13 +199,13 @@ void fused_update(const ExpertTensors<T>& tensors, std::span<const T> a, std::sp
 #pragma omp parallel for schedule(static) if (tensors.size >= kParallelElements)
   for (std::int64_t i = 0; i < tensors.size; i += run) {
     const std::int64_t n = std::min(run, tensors.size - i);
-    T root[kReductionBlock], scratch[kLongRun];
+    T root[kReductionBlock];
     for (std::size_t k = 0; k < a.size(); ++k) {
       double* own = products.empty() ? nullptr : sums + static_cast<std::int64_t>(k) * blocks;
       if (shared) {
         update_sharing(tensors, i, n, k, scale, a[k], a_next[k], scalars, root, own);
       } else {
-        update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars, scratch, own);
+        update_own(tensors, i, n, k, scale, a[k], a_next[k], scalars, own);
       }
     }
   }

@@ -57,7 +57,7 @@ TEST(FusedUpdate, HasTheBitsOfItsElementFunction) {
   }
 }
 
-// From some size on the fused weights go past the cache.
+// More than one run for every thread.
 TEST(FusedUpdate, HasTheSameBitsForLargeTensors) {
   for (const std::int64_t experts : {1, 3}) {
     expect_element_bits<float>(experts, 300'001);
