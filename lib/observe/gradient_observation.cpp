@@ -54,7 +54,7 @@ FusedObservation observed(const FusedSet& set, const VirtualScoreSums& sums) {
   const double none = std::nan("");
   FusedObservation found{
       set.block, std::vector<double>(n, none), undefined_geometry(n), sums.finish(), {none, none}};
-  if (!set.whole()) return found;
+  if (!set.whole() || sums.empty()) return found;
   found.offset_norm = offset_norms(offsets(set));
   found.geometry = fused_geometry(set);
   found.functions = compare_functions(set, sums.sample().x);

@@ -45,6 +45,7 @@ class VirtualScoreSums {
   VirtualScoreSums(const FusedSet& set, std::int64_t batches, std::int64_t classes);
   void add(const FfnTokens& tokens);
   VirtualScores finish() const;
+  bool empty() const { return next_ == 0; }
   FfnTokens sample() const { return stacked(sampled_); }  // up to kSampledTokens of the tokens so far
 
  private:
