@@ -14,6 +14,8 @@ enum class Purpose : std::uint32_t {
   label_shuffle = 21,
   random_router = 22,
   phase_noise = 23,
+  class_shuffle = 24,
+  random_direction = 25,
 };
 
 inline CounterRandom draw(Purpose purpose, std::uint32_t repetition, std::uint32_t layer = 0) {

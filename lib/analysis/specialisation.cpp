@@ -34,18 +34,6 @@ std::vector<double> domain_table(const TraceLayer& layer, const std::vector<std:
   return table;
 }
 
-NullComparison compare(double measured, const std::vector<double>& null) {
-  const double n = static_cast<double>(null.size());
-  const double mean = std::reduce(null.begin(), null.end()) / n;
-  double squares = 0.0;
-  for (const double one : null) squares += (one - mean) * (one - mean);
-  const double sd = std::sqrt(squares / (n - 1.0));
-  return {{measured, ""},
-          {mean, ""},
-          {sd, ""},
-          sd > 1e-12 ? Quantity{(measured - mean) / sd, ""} : undefined("the null does not vary")};
-}
-
 NullComparison no_comparison(const std::string& reason) {
   return {undefined(reason), undefined(reason), undefined(reason), undefined(reason)};
 }
@@ -131,6 +119,18 @@ Specialisation without_nmi(Specialisation found, const std::string& reason) {
 }
 
 }  // namespace
+
+NullComparison compare(double measured, const std::vector<double>& null) {
+  const double n = static_cast<double>(null.size());
+  const double mean = std::reduce(null.begin(), null.end()) / n;
+  double squares = 0.0;
+  for (const double one : null) squares += (one - mean) * (one - mean);
+  const double sd = std::sqrt(squares / (n - 1.0));
+  return {{measured, ""},
+          {mean, ""},
+          {sd, ""},
+          sd > 1e-12 ? Quantity{(measured - mean) / sd, ""} : undefined("the null does not vary")};
+}
 
 double MutualInformation::nmi_sqrt() const {
   return information / std::sqrt(h_rows * h_columns);

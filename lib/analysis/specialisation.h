@@ -33,6 +33,9 @@ struct NullComparison {
   Quantity measured, mean, sd, z;
 };
 
+// With at least two repetitions, all finite; z is undefined where they do not vary.
+NullComparison compare(double measured, const std::vector<double>& null);
+
 struct Specialisation {
   std::vector<DomainProfile> domains;
   Quantity nmi, nmi_min, nmi_corrected;  // domain and expert, over all batches; corrected: by `bias`
