@@ -48,7 +48,7 @@ struct LensLayer {
   std::vector<double> images, label_ensemble, label_single;
 };
 
-// Of every block with a top-k FFN or one of these sets; one forward pass.
+// Of every block with a top-k FFN or one of these sets that is whole; one forward pass over the batches.
 std::vector<LensLayer> observe_lens(Model& model, const std::vector<FusedSet>& sets,
                                     const std::vector<HeldOutBatch>& batches, std::int64_t classes);
 
