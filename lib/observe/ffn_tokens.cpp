@@ -74,6 +74,7 @@ std::vector<BlockTokens> observe_tokens(Model& model, const HeldOutBatch& batch)
       at::cross_entropy_loss(model.forward(batch.images, {}), batch.labels, {}, at::Reduction::Sum);
   std::vector<at::Tensor> wanted;
   for (const Pass& pass : passes) wanted.insert(wanted.end(), {pass.before, pass.y});
+  if (wanted.empty()) return {};
   const std::vector<at::Tensor> gradients = torch::autograd::grad({loss}, wanted);
 
   const at::NoGradGuard no_grad;
