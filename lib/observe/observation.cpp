@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "observe/gradient_observation.h"
+#include "observe/topk_columns.h"
 
 namespace exfusion {
 namespace {
@@ -83,6 +84,8 @@ std::vector<ObservedGroup> observe_model(Model& model, const std::vector<FusedSe
       groups.push_back(fused_group(found.fused[i], sets[i], size));
     for (const BlockInterference& one : found.interference) groups.push_back(interference_group(one));
   }
+  for (ObservedGroup& group : topk_columns(model, sets, batches, config, size))
+    groups.push_back(std::move(group));
   return groups;
 }
 
