@@ -110,7 +110,8 @@ NullComparison router_null(const Trace& trace, const TraceLayer& layer, std::siz
     std::ranges::fill(table, 0.0);
     route_at_random(layer, tokens, experts, top_k,
                     draw(Purpose::random_router, r, static_cast<std::uint32_t>(layer.layer)), table);
-    null.push_back(mutual_information(table, experts).nmi_sqrt());
+    const MutualInformation random = mutual_information(table, experts);
+    null.push_back(random.h_columns > 0.0 ? random.nmi_sqrt() : 0.0);  // one expert for all tells nothing
   }
   if (!std::isfinite(measured) || std::ranges::any_of(null, [](double one) { return !std::isfinite(one); }))
     return no_comparison("the sampled tokens are of one domain or select one expert");

@@ -106,6 +106,14 @@ TEST(RandomRouter, IsNotCalledASpecialistAndPlantedExpertsAre) {
   }
 }
 
+TEST(RandomRouter, ThatSendsEverythingToOneExpertHasNoInformation) {
+  TraceLayer layer = classes(1.0, true, 0);
+  for (float& one : layer.hidden) one += 1e4f;  // what all tokens share decides
+  const Specialisation found = specialisation(eight_experts(), layer);
+  EXPECT_EQ(found.router.mean.value, 0.0);
+  EXPECT_GT(found.router.measured.value, 0.85);
+}
+
 TEST(LabelShuffle, ExpertsThatDoNotKnowTheDomainStayWithinIt) {
   TraceLayer layer = classes(0.0, false, 0);
   const Specialisation found = specialisation(eight_experts(), layer);
