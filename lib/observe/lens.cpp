@@ -197,11 +197,11 @@ std::vector<LensLayer> observe_lens(Model& model, const std::vector<FusedSet>& s
     layers.push_back(empty_layer(number, !topk, classes));
     observed.blocks()[i]->observe_ffn(
         [&, ffn, topk, set, l = layers.size() - 1](const at::Tensor& x, const at::Tensor& stream) {
-          const at::Tensor y = ffn->forward(x);
-          const LensTokens tokens = topk ? topk_tokens(*topk, x, stream) : fused_tokens(*set, y, x, stream);
+          const LensTokens tokens =
+              topk ? topk_tokens(*topk, x, stream) : fused_tokens(*set, ffn->forward(x), x, stream);
           add_tokens(tokens, batch, layers[l]);
           add_logit_lens(model, tokens, stream, batches[batch].labels, layers[l]);
-          return y;
+          return tokens.ensemble.to(x.scalar_type()).view(x.sizes());
         });
   }
   if (layers.empty()) return layers;
@@ -216,9 +216,10 @@ GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batc
   const std::vector<TopkBlock> blocks = topk_blocks(observed.blocks());
   GateSweep found;
   if (blocks.empty()) return found;
-  for (std::int64_t k = 1; k <= blocks[0].ffn->config().top_k; ++k) {
+  const std::int64_t all = blocks[0].ffn->config().top_k;
+  for (std::int64_t k = 1; k <= all; ++k) {
     found.as_is.push_back(swept(model, blocks, batches, k, false));
-    found.renormalised.push_back(swept(model, blocks, batches, k, true));
+    found.renormalised.push_back(k < all ? swept(model, blocks, batches, k, true) : found.as_is.back());
   }
   return found;
 }

@@ -62,7 +62,7 @@ struct GateSweep {
   std::vector<SweepPoint> as_is;         // k = 1 .. K, gates as they are: the layers' outputs shrink too
   std::vector<SweepPoint> renormalised;  // gates scaled to the sum that they had
 };
-// 2 K forward passes; empty for a model without top-k blocks.
+// 2 K - 1 forward passes over the batches; empty for a model without top-k blocks.
 GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batches);
 
 }  // namespace exfusion

@@ -18,6 +18,7 @@ using analysis::Quantity;
 using analysis::TraceLayer;
 
 constexpr std::size_t kPairTokens = 1024;
+constexpr std::int64_t kCommonTokens = 1024;
 constexpr std::uint32_t kSwappedTables = 20;
 constexpr std::size_t kSwaps = 5;  // tries per assignment before each table
 
@@ -166,8 +167,9 @@ std::vector<ExpertRedundancy> expert_redundancy(const Model& model, const analys
   for (const TraceLayer& layer : trace.layers) {
     const auto ffn =
         std::dynamic_pointer_cast<TopkFfn>(blocks.at(static_cast<std::size_t>(layer.layer))->ffn());
-    const at::Tensor x =
-        at::tensor(layer.hidden, at::kFloat).view({static_cast<std::int64_t>(layer.sampled()), -1});
+    const auto sampled = static_cast<std::int64_t>(layer.sampled());
+    const at::Tensor all = at::tensor(layer.hidden, at::kFloat).view({sampled, -1});
+    const at::Tensor x = all.slice(0, 0, sampled, std::max<std::int64_t>(1, sampled / kCommonTokens));
     found.push_back({functional_diversity(*ffn, x), cosines(ffn->experts().tensors, false),
                      cosines(ffn->experts().tensors, true)});
   }
