@@ -86,15 +86,15 @@ void fill_signs(const at::Tensor& tensor, CounterRandom& random) {
 
 at::Tensor direction_scores(const FfnTokens& tokens, const FfnTensors& directions) {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> scores;
-  for (std::int64_t k = 0; k < directions[0].size(0); ++k) {
-    const auto direction = [&](std::size_t t) { return directions[t].select(0, k); };
-    const at::Tensor hidden = linear_input_gradient(tokens.delta1, direction(0)),  // [tokens, dim]
-        output = linear_product(tokens.activated, direction(2), {});               // [tokens, dim]
-    scores.push_back((hidden * tokens.x).sum(1) + (output * tokens.delta2).sum(1) +
-                     at::mv(tokens.delta1, direction(1)) + at::mv(tokens.delta2, direction(3)));
-  }
-  return -at::stack(scores, 1);
+  const std::int64_t n = directions[0].size(0), hidden = directions[0].size(1), dim = directions[0].size(2);
+  // One product for all experts, so that what is multiplied on is [tokens, N, dim] and never [.., hidden].
+  const at::Tensor first = directions[0].permute({1, 0, 2}).reshape({hidden, n * dim});
+  const at::Tensor inner = linear_input_gradient(tokens.delta1, first).view({-1, n, dim}),
+                   outer = linear_product(tokens.activated, directions[2].reshape({n * dim, hidden}), {})
+                               .view({-1, n, dim});
+  const at::Tensor products = inner * tokens.x.unsqueeze(1) + outer * tokens.delta2.unsqueeze(1);
+  return -(products.sum(2) + at::mm(tokens.delta1, directions[1].t()) +
+           at::mm(tokens.delta2, directions[3].t()));
 }
 
 at::Tensor preferred_experts(const at::Tensor& scores) {
