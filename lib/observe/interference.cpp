@@ -53,16 +53,19 @@ void ClassGradients::add(const BlockTokens& tokens, const at::Tensor& labels) {
   images_[half] += labels.bincount({}, classes);
   for (std::size_t part = 0; part < tokens.parts.size(); ++part) {
     const FfnTokens& all = tokens.parts[part];
-    for (std::int64_t c = 0; c < classes; ++c) {
-      const at::Tensor rows = (all.label == c).nonzero().select(1, 0);
-      if (rows.numel() == 0) continue;
-      const auto of_class = [&](const at::Tensor& x) { return x.index_select(0, rows); };
-      const at::Tensor delta1 = of_class(all.delta1), delta2 = of_class(all.delta2);
+    const at::Tensor order = all.label.argsort(/*stable=*/true, 0, /*descending=*/false);
+    const auto sorted = [&](const at::Tensor& rows) { return rows.index_select(0, order); };
+    const at::Tensor x = sorted(all.x), activated = sorted(all.activated), delta1 = sorted(all.delta1),
+                     delta2 = sorted(all.delta2), counts = all.label.bincount({}, classes);
+    const auto count = counts.accessor<std::int64_t, 1>();
+    for (std::int64_t c = 0, first = 0; c < classes; first += count[c++]) {
+      if (count[c] == 0) continue;
+      const auto of_class = [&](const at::Tensor& rows) { return rows.narrow(0, first, count[c]); };
       const at::Tensor sum = sums_[half][static_cast<std::int64_t>(part)][c];
-      sum.narrow(0, 0, matrix).view({hidden_, dim_}).addmm_(delta1.t(), of_class(all.x));
-      sum.narrow(0, matrix, matrix).view({dim_, hidden_}).addmm_(delta2.t(), of_class(all.activated));
-      sum.narrow(0, 2 * matrix, hidden_).add_(delta1.sum(0));
-      sum.narrow(0, 2 * matrix + hidden_, dim_).add_(delta2.sum(0));
+      sum.narrow(0, 0, matrix).view({hidden_, dim_}).addmm_(of_class(delta1).t(), of_class(x));
+      sum.narrow(0, matrix, matrix).view({dim_, hidden_}).addmm_(of_class(delta2).t(), of_class(activated));
+      sum.narrow(0, 2 * matrix, hidden_).add_(of_class(delta1).sum(0));
+      sum.narrow(0, 2 * matrix + hidden_, dim_).add_(of_class(delta2).sum(0));
     }
   }
 }

@@ -3,8 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <limits>
+#include <numeric>
 
 #include "analysis/draws.h"
 #include "nn/matmul.h"
@@ -70,19 +71,30 @@ NullComparison random_null(const FusedSet& set, const FfnTensors& differences, c
   return compared(nmi(differences), null);
 }
 
+// +1 or -1 each, from one random bit.
+void fill_signs(const at::Tensor& tensor, CounterRandom& random) {
+  auto* sign = tensor.mutable_data_ptr<float>();
+  for (std::int64_t i = 0, end = tensor.numel(); i < end; i += 32) {
+    const std::uint32_t bits = random.bits(),
+                        count = static_cast<std::uint32_t>(std::min<std::int64_t>(32, end - i));
+    for (std::uint32_t j = 0; j < count; ++j)
+      sign[i + j] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(1.0f) | (bits >> j << 31));
+  }
+}
+
 }  // namespace
 
 at::Tensor direction_scores(const FfnTokens& tokens, const FfnTensors& directions) {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> scores;
-  for (std::int64_t k = 0; k < directions[0].size(0); ++k) {
-    const auto direction = [&](std::size_t t) { return directions[t].select(0, k); };
-    const at::Tensor hidden = linear_input_gradient(tokens.delta1, direction(0)),  // [tokens, dim]
-        output = linear_product(tokens.activated, direction(2), {});               // [tokens, dim]
-    scores.push_back((hidden * tokens.x).sum(1) + (output * tokens.delta2).sum(1) +
-                     at::mv(tokens.delta1, direction(1)) + at::mv(tokens.delta2, direction(3)));
-  }
-  return -at::stack(scores, 1);
+  const std::int64_t n = directions[0].size(0), hidden = directions[0].size(1), dim = directions[0].size(2);
+  // One product for all experts, so that what is multiplied on is [tokens, N, dim] and never [.., hidden].
+  const at::Tensor first = directions[0].permute({1, 0, 2}).reshape({hidden, n * dim});
+  const at::Tensor inner = linear_input_gradient(tokens.delta1, first).view({-1, n, dim}),
+                   outer = linear_product(tokens.activated, directions[2].reshape({n * dim, hidden}), {})
+                               .view({-1, n, dim});
+  const at::Tensor products = inner * tokens.x.unsqueeze(1) + outer * tokens.delta2.unsqueeze(1);
+  return -(products.sum(2) + at::mm(tokens.delta1, directions[1].t()) +
+           at::mm(tokens.delta2, directions[3].t()));
 }
 
 at::Tensor preferred_experts(const at::Tensor& scores) {
@@ -99,12 +111,7 @@ FfnTensors random_directions(const FfnTensors& offsets, std::span<const double> 
   FfnTensors directions;
   for (std::size_t t = 0; t < offsets.size(); ++t) {
     at::Tensor signs = at::empty(offsets[t].sizes(), at::kFloat);
-    float* sign = signs.mutable_data_ptr<float>();
-    for (std::int64_t i = 0, end = signs.numel(); i < end; i += 32) {
-      const std::uint32_t bits = random.bits();
-      for (std::int64_t j = 0; j < std::min<std::int64_t>(32, end - i); ++j)
-        sign[i + j] = (bits >> j & 1u) != 0 ? 1.0f : -1.0f;
-    }
+    fill_signs(signs, random);
     const std::int64_t size = offsets[t].numel() / offsets[t].size(0);
     const at::Tensor scale = offsets[t].flatten(1).norm(2, 1) / std::sqrt(static_cast<double>(size));
     signs = signs.to(offsets[t].scalar_type()).flatten(1).mul_(scale.unsqueeze(1));

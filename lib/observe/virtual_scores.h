@@ -49,7 +49,7 @@ class VirtualScoreSums {
   FfnTokens sample() const { return stacked(sampled_); }  // up to kSampledTokens of the tokens so far
 
  private:
-  static constexpr std::int64_t kSampledTokens = 512;
+  static constexpr std::int64_t kSampledTokens = 256;
   const FusedSet& set_;
   FfnTensors offsets_;
   VirtualScores sums_;

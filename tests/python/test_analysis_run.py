@@ -130,6 +130,21 @@ def test_ranks_write_rows_and_train_as_without(shard, call, tmp_path):
     assert np.isfinite(found["fused/layer_000/fusion_gap"]).all() == whole and (found["fused/layer_000/tokens"].sum() > 0) == whole
 
 
+def test_constant_weights_are_said_at_the_start(call, tmp_path):
+    done = call("train", write_recipe(tmp_path), "--out", tmp_path / "run", *settings(fusion="{experts: 3, weights: static}"), check=True)
+    assert done.stderr.count("the weights of the experts are constant") == 1
+
+
+@pytest.mark.parametrize("lr, alarms", [(1e-9, 1), (0.5, 0)])
+def test_experts_that_stay_where_they_started_raise_one_alarm(lr, alarms, call, tmp_path):
+    """From step 100 on; checkpoints come at 20, 40, ..., 120."""
+    done = call("train", write_recipe(tmp_path), "--out", tmp_path / "run",
+                *settings(fusion__lr=lr, optim__lr=0.05, train__steps=125, train__eval_every_steps=60, checkpoint__every_steps=20), check=True)
+    warnings = [line for line in done.stderr.splitlines() if "differ as at the start" in line]
+    assert len(warnings) == alarms
+    assert all("step 100: the experts of 2 of 2 FFNs" in line and "cos(D, D at the start) 1.000000" in line for line in warnings)
+
+
 @pytest.mark.parametrize("analysis", ["{groups: [heat]}", "{every: never}", "{batch: 0}"])
 def test_what_it_does_not_know_is_refused(call, tmp_path, analysis):
     refused(call("train", write_recipe(tmp_path), "--print-recipe", "--set", f"analysis={analysis}"), "analysis.")
