@@ -182,7 +182,7 @@ void fill_estimates(const Loads& loads, LayerCongestion& found) {
 
 }  // namespace
 
-LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer) {
+LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer, bool intervals) {
   const std::size_t experts = trace.experts;
   const auto number = static_cast<std::uint32_t>(layer.layer);
   LayerCongestion found;
@@ -221,7 +221,8 @@ LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer) 
   const std::string no_excess = !found.gamma_eff.defined() ? found.gamma_eff.reason : found.gamma_null.reason;
   found.gamma_excess =
       no_excess.empty() ? Quantity{found.gamma_eff.value - found.gamma_null.value, ""} : undefined(no_excess);
-  const std::string few = layer.batches() < kFewestBatches ? "intervals need at least 4 batches" : "";
+  std::string few = layer.batches() < kFewestBatches ? "intervals need at least 4 batches" : "";
+  if (!intervals) few = "not asked for";
   if (found.gamma_eff.defined() && few.empty())
     resample(layer, experts, null ? &*null : nullptr, sample, found);
   found.gamma_ci = found.gamma_eff.defined() && few.empty()

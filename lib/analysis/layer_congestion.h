@@ -40,6 +40,7 @@ struct LayerCongestion {
   std::vector<double> resampled_gamma, resampled_excess;  // empty where there is no interval
 };
 
-LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer);
+// Without `intervals` nothing is resampled: the estimates alone, in a fraction of the time.
+LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer, bool intervals = true);
 
 }  // namespace exfusion::analysis
