@@ -106,12 +106,6 @@ def find_layers(model, recorder):
     return layers
 
 
-def selection_bias(layer):
-    """Of DeepSeek-V3 and its kin: added to the scores for the selection alone."""
-    bias = getattr(layer.router, "e_score_correction_bias", None)
-    return None if bias is None else bias.double().cpu().numpy()
-
-
 def write(path, layers, recorder, top_k, domain, domains, aux_loss_coef):
     with h5py.File(path, "w") as file:
         file.attrs.update({"format": "exfusion-trace", "version": 1, "num_experts": layers[0].router.weight.shape[0],
@@ -127,8 +121,9 @@ def write(path, layers, recorder, top_k, domain, domains, aux_loss_coef):
                 group[name] = np.stack(rows)
             for name, rows in layer.sample.items():
                 group[name] = np.concatenate(rows)
-            if (bias := selection_bias(layer)) is not None:
-                group["selection_bias"] = bias
+            bias = getattr(layer.router, "e_score_correction_bias", None)  # DeepSeek-V3's name for it
+            if bias is not None:
+                group["selection_bias"] = bias.double().cpu().numpy()
 
 
 @torch.no_grad()
@@ -182,6 +177,7 @@ def main():
     parser.add_argument("--sample", type=int, default=32, help="tokens of each batch kept with logits and hidden states (32)")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
+    sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype="auto").to(given.device)

@@ -49,7 +49,7 @@ void read_config(HfModel& model) {
                                   fmt::join(kExpertKeys, " or "), model.top_k));
 }
 
-// The map of the index: tensor to file.
+// The map of the index `file`: tensor to file.
 std::map<std::string, std::string> weight_map(const std::string& index, const std::string& file) {
   const json document = parse_json_object(index, file);
   std::map<std::string, std::string> map;
@@ -64,6 +64,9 @@ std::map<std::string, std::string> weight_map(const std::string& index, const st
         !name.ends_with(".safetensors"))
       throw FormatError(fmt::format("{}: weight_map: {} is no name of a .safetensors file in this folder",
                                     file, quoted_name(name)));
+    if (!fs::is_regular_file(fs::path(file).parent_path() / name))
+      throw FormatError(
+          fmt::format("{}: weight_map: {}: no such file in this folder", file, quoted_name(name)));
   }
   return map;
 }
