@@ -39,12 +39,13 @@ class Layer:
         logits = torch.nn.functional.linear(hidden.float(), self.router.weight.float(), None if bias is None else bias.float())
         # What an expert gives before the gate is what a choice of it alone gives with a gate of 1. forward itself calls no hooks.
         one = torch.ones_like(gates[:, :1])
-        norms = [module.forward(x, chosen[:, k:k + 1], one).double().norm(dim=-1) for k in range(chosen.shape[1])]
-        self.add(hidden, logits.double(), chosen, gates.double(), torch.stack(norms, 1))
+        outputs = [module.forward(x, chosen[:, k:k + 1], one).float() for k in range(chosen.shape[1])]
+        self.add(hidden, logits.double(), chosen, gates.double(), outputs)
 
-    def add(self, hidden, logits, chosen, gates, norms):
+    def add(self, hidden, logits, chosen, gates, outputs):
         tokens, experts = logits.shape
         probabilities = self.recorder.probabilities(logits, chosen, gates)
+        norms = torch.stack([output.double().norm(dim=-1) for output in outputs], 1)
 
         def over_routed(values=None):
             return torch.bincount(chosen.flatten(), None if values is None else values.flatten(), minlength=experts)
@@ -52,12 +53,22 @@ class Layer:
         sums = {"tokens": torch.tensor(tokens), "count": over_routed(), "sum_prob": probabilities.sum(0), "sum_logit": logits.sum(0),
                 "sum_logit_sq": (logits**2).sum(0), "sum_gate": over_routed(gates), "sum_norm": over_routed(norms),
                 "sum_norm_sq": over_routed(norms**2), "sum_gate_norm": over_routed(gates * norms), "sum_gate_norm_sq": over_routed((gates * norms)**2)}
+        if len(outputs) > 1:
+            sums["sum_rsd"] = over_routed(renormalised_damage(gates, outputs))
         for name, value in sums.items():
             self.rows[name].append(value.cpu().numpy())
         picked = self.recorder.picked
         self.sample["batch"].append(np.full(len(picked), self.recorder.batch, np.int32))
         self.sample["logits"].append(logits[picked].float().cpu().numpy())
         self.sample["hidden"].append(hidden[picked].float().cpu().numpy())
+
+
+def renormalised_damage(gates, outputs):
+    """[tokens, K]: how far the layer's output moves when a choice goes and the other gates grow to the old sum; 0 where there are no others."""
+    total, whole = gates.sum(1), sum(gate[:, None] * output for gate, output in zip(gates.T, outputs))
+    rest = total[:, None] - gates
+    moved = torch.stack([(total[:, None] * output - whole).norm(dim=-1) for output in outputs], 1)
+    return torch.where(rest > 0, gates / rest * moved, 0.0)
 
 
 SCORES = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": lambda logits: logits.sigmoid()}

@@ -50,7 +50,7 @@ def token_by_token(model, ids, mask):
     scale = getattr(config, "routed_scaling_factor", None) or 1.0
     for layer, block in routed_blocks(model).items():
         of = {name: np.zeros(EXPERTS) for name in
-              "count sum_prob sum_logit sum_logit_sq sum_gate sum_norm sum_norm_sq sum_gate_norm sum_gate_norm_sq".split()}
+              "count sum_prob sum_logit sum_logit_sq sum_gate sum_norm sum_norm_sq sum_gate_norm sum_gate_norm_sq sum_rsd".split()}
         weight, up, down = (part.detach().double().numpy() for part in (block.gate.weight, block.experts.gate_up_proj, block.experts.down_proj))
         bias = block.gate.e_score_correction_bias.double().numpy() if sigmoid else 0.0
         for x in inputs[layer].double().numpy()[mask.flatten().bool().numpy()]:
@@ -61,10 +61,15 @@ def token_by_token(model, ids, mask):
             of["sum_prob"] += score / score.sum()
             of["sum_logit"] += z
             of["sum_logit_sq"] += z * z
-            for e, g in zip(chosen, gates):
+            outputs = []
+            for e in chosen:
                 a, b = np.split(up[e] @ x, 2)
-                n = np.linalg.norm(down[e] @ (a / (1 + np.exp(-a)) * b))
-                for name, value in (("count", 1), ("sum_gate", g), ("sum_norm", n), ("sum_norm_sq", n * n), ("sum_gate_norm", g * n), ("sum_gate_norm_sq", (g * n)**2)):
+                outputs.append(down[e] @ (a / (1 + np.exp(-a)) * b))
+            for k, (e, g, f) in enumerate(zip(chosen, gates, outputs)):
+                n, others = np.linalg.norm(f), np.where(np.arange(TOP_K) == k, 0, gates)
+                damage = np.linalg.norm((others * gates.sum() / others.sum() - gates) @ outputs)
+                for name, value in (("count", 1), ("sum_gate", g), ("sum_norm", n), ("sum_norm_sq", n * n), ("sum_gate_norm", g * n),
+                                    ("sum_gate_norm_sq", (g * n)**2), ("sum_rsd", damage)):
                     of[name][e] += value
         sums[layer] = of
     return sums

@@ -104,6 +104,17 @@ def test_what_remains_is_there_bit_for_bit(call, tmp_path, shards):
                                      "total_size": sum(2 * value.numel() for value in expected.values())}
 
 
+def test_a_snapshot_of_the_hub_is_links(call, tmp_path):
+    saved(tmp_path / "blobs", "mixtral", shards=True)
+    (tmp_path / "snapshot").mkdir()
+    for number, path in enumerate((tmp_path / "blobs").iterdir()):
+        (tmp_path / "snapshot" / path.name).symlink_to(path.rename(path.with_name(str(number))))
+    call("prune", tmp_path / "snapshot", "--score", "aimer", "--keep", 1, "-o", tmp_path / "new" / "out", check=True)
+    before, after = weights_of(tmp_path / "snapshot"), weights_of(tmp_path / "new" / "out")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(path.is_symlink() for path in (tmp_path / "new" / "out").iterdir())
+
+
 @pytest.mark.parametrize("score", ["aimer", "weight_norm", "router_norm"])
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
 def test_scores_by_weights_are_numpys(call, tmp_path, name, score):
