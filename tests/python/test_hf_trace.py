@@ -138,9 +138,23 @@ def test_masked_tokens_do_not_count(hf_trace, tmp_path):
     assert layer["sum_norm"][0, 0] / layer["count"][0, 0] == pytest.approx(9, abs=1e-6)
 
 
-def test_bf16_models_are_recorded(hf_trace, call, tmp_path):
-    hf_trace.record(make_mixture("qwen3_moe", torch.bfloat16), batches(), tmp_path / "trace.h5")
+@pytest.mark.parametrize("name, scores", [("qwen3_moe", "softmax"), ("olmoe", "softmax"), ("deepseek_v3", "sigmoid")])
+def test_bf16_models_with_large_logits_are_recorded(hf_trace, call, tmp_path, name, scores):
+    model = make_mixture(name, torch.bfloat16)
+    with torch.no_grad():
+        for block in routed_blocks(model).values():
+            block.gate.weight *= 6
+    hf_trace.record(model, batches(), tmp_path / "trace.h5")
+    layers, attributes = fields(tmp_path / "trace.h5")
+    assert attributes["scores"] == scores and abs(layers[2]["logits"]).max() > 10
     call("analyze", tmp_path / "trace.h5", "--json", check=True)
+
+
+def test_gates_that_follow_no_scores_are_refused(hf_trace, tmp_path):
+    model = make_mixture("olmoe")
+    routed_blocks(model)[0].experts.register_forward_pre_hook(lambda module, args: (args[0], args[1], args[2].flip(1)), prepend=True)
+    with pytest.raises(ValueError, match="proportional"):
+        hf_trace.record(model, batches(), tmp_path / "trace.h5")
 
 
 def test_models_without_experts_and_without_data_are_refused(hf_trace, tmp_path):
