@@ -33,7 +33,7 @@ constexpr const char* kUsage =
     "Scores from a routing trace or from exfusion-analyze's JSON, given by --scores; low ones are pruned:\n"
     "  man, msan               mean (squared) norm of an expert's outputs: when the task is not known\n"
     "  gate_norm, gate_norm_sq sums of (gate * norm), (gate * norm)^2: for the task that was traced\n"
-    "  frequency, seer, ean, reap, hope_diagonal, and s_<b><alpha><beta>; docs/pruning.md\n"
+    "  frequency, seer, ean, reap, hope_diagonal, rsd, taylor, and s_<b><alpha><beta>; docs/pruning.md\n"
     "Scores by weights alone: aimer, weight_norm, router_norm.\n\n"
     "  python experiments/hf_trace/hf_trace.py olmoe/ code.txt prose.txt -o olmoe.h5\n"
     "  exfusion-prune olmoe/ --score msan --keep 0.5 --scores olmoe.h5 -o olmoe-half/\n";

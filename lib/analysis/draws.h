@@ -14,6 +14,11 @@ enum class Purpose : std::uint32_t {
   label_shuffle = 21,
   random_router = 22,
   phase_noise = 23,
+  class_shuffle = 24,
+  random_direction = 25,
+  token_sample = 28,
+  shuffled_tokens = 29,
+  swapped_routes = 30,
 };
 
 inline CounterRandom draw(Purpose purpose, std::uint32_t repetition, std::uint32_t layer = 0) {

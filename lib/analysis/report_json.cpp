@@ -123,15 +123,17 @@ void put_specialisation(const Specialisation& of, Fields& fields) {
 
 void put_scores(const std::vector<Score>& scores, Fields& fields) {
   for (const Score& one : scores) {
+    if (one.b < 0) {
+      fields.put("scores." + one.name, one.reason.empty() ? Json{{"values", one.values}} : Json(nullptr),
+                 one.reason);
+      continue;
+    }
     fields.put("scores." + one.name, {{"b", one.b},
                                       {"alpha", one.alpha},
                                       {"beta", one.beta},
                                       {"values", one.reason.empty() ? Json(one.values) : Json(nullptr)}});
     fields.note("scores." + one.name + ".values", one.reason);
   }
-  const char* const kNoSuchSum = "needs outputs or gradients of single tokens, which a trace does not hold";
-  fields.put("scores.rsd", nullptr, kNoSuchSum);
-  fields.put("scores.taylor", nullptr, kNoSuchSum);
 }
 
 Json layer_json(const LayerAnalysis& layer) {

@@ -31,7 +31,8 @@ Accumulators accumulate(const TraceLayer& layer, std::size_t experts) {
     return field.empty() ? std::vector<double>() : column_sums(field, experts);
   };
   return {sums(layer.count),       sums(layer.sum_gate),      sums(layer.sum_norm),
-          sums(layer.sum_norm_sq), sums(layer.sum_gate_norm), sums(layer.sum_gate_norm_sq)};
+          sums(layer.sum_norm_sq), sums(layer.sum_gate_norm), sums(layer.sum_gate_norm_sq),
+          sums(layer.sum_rsd),     sums(layer.sum_taylor)};
 }
 
 Score expert_score(const Accumulators& of, int b, int alpha, int beta) {
@@ -59,6 +60,8 @@ std::vector<Score> expert_scores(const Accumulators& of) {
   for (const int b : {0, 1})
     for (const int alpha : {0, 1, 2})
       for (const int beta : {0, 1, 2}) scores.push_back(expert_score(of, b, alpha, beta));
+  scores.push_back({"rsd", -1, -1, -1, of.r, of.r.empty() ? "sum_rsd is not in this trace" : ""});
+  scores.push_back({"taylor", -1, -1, -1, of.t1, of.t1.empty() ? "sum_taylor is not in this trace" : ""});
   return scores;
 }
 

@@ -23,43 +23,46 @@ double entropy(const std::vector<double>& counts, double total) {
   return sum;
 }
 
-// [domains, experts] counts with the given domain of each batch.
-std::vector<double> domain_table(const TraceLayer& layer, const std::vector<std::int32_t>& domain,
-                                 std::size_t domains, std::size_t experts) {
-  std::vector<double> table(domains * experts, 0.0);
-  for (std::size_t b = 0; b < domain.size(); ++b) {
-    double* row = table.data() + static_cast<std::size_t>(domain[b]) * experts;
-    for (std::size_t i = 0; i < experts; ++i) row[i] += layer.count[b * experts + i];
+// What has a domain: the items of a layer that has them, else its batches.
+struct Labelled {
+  const std::vector<double>& count;                  // [units, experts]
+  const std::vector<std::int32_t>&domain, &sampled;  // [units]; [S]: the unit of each sampled token
+  std::size_t domain_of(std::size_t token) const {
+    return static_cast<std::size_t>(domain[static_cast<std::size_t>(sampled[token])]);
   }
-  return table;
+};
+
+Labelled labelled(const TraceLayer& layer) {
+  if (layer.item_domain.empty()) return {layer.count, layer.domain, layer.batch};
+  return {layer.item_count, layer.item_domain, layer.item};
 }
 
-NullComparison compare(double measured, const std::vector<double>& null) {
-  const double n = static_cast<double>(null.size());
-  const double mean = std::reduce(null.begin(), null.end()) / n;
-  double squares = 0.0;
-  for (const double one : null) squares += (one - mean) * (one - mean);
-  const double sd = std::sqrt(squares / (n - 1.0));
-  return {{measured, ""},
-          {mean, ""},
-          {sd, ""},
-          sd > 1e-12 ? Quantity{(measured - mean) / sd, ""} : undefined("the null does not vary")};
+// [domains, experts] counts with the given domain of each unit.
+std::vector<double> domain_table(const std::vector<double>& count, const std::vector<std::int32_t>& domain,
+                                 std::size_t domains, std::size_t experts) {
+  std::vector<double> table(domains * experts, 0.0);
+  for (std::size_t u = 0; u < domain.size(); ++u) {
+    double* row = table.data() + static_cast<std::size_t>(domain[u]) * experts;
+    for (std::size_t i = 0; i < experts; ++i) row[i] += count[u * experts + i];
+  }
+  return table;
 }
 
 NullComparison no_comparison(const std::string& reason) {
   return {undefined(reason), undefined(reason), undefined(reason), undefined(reason)};
 }
 
-NullComparison shuffle_null(const TraceLayer& layer, double measured, std::size_t domains,
+NullComparison shuffle_null(const Labelled& units, double measured, std::size_t domains,
                             std::size_t experts) {
   std::vector<double> null;
   for (std::uint32_t r = 0; r < kShuffles; ++r) {
     const auto order =
-        random_permutation(static_cast<std::int64_t>(layer.batches()), draw(Purpose::label_shuffle, r));
-    std::vector<std::int32_t> domain(layer.batches());
-    for (std::size_t b = 0; b < domain.size(); ++b)
-      domain[b] = layer.domain[static_cast<std::size_t>(order[b])];
-    null.push_back(mutual_information(domain_table(layer, domain, domains, experts), experts).nmi_sqrt());
+        random_permutation(static_cast<std::int64_t>(units.domain.size()), draw(Purpose::label_shuffle, r));
+    std::vector<std::int32_t> domain(units.domain.size());
+    for (std::size_t u = 0; u < domain.size(); ++u)
+      domain[u] = units.domain[static_cast<std::size_t>(order[u])];
+    null.push_back(
+        mutual_information(domain_table(units.count, domain, domains, experts), experts).nmi_sqrt());
   }
   return compare(measured, null);
 }
@@ -67,6 +70,7 @@ NullComparison shuffle_null(const TraceLayer& layer, double measured, std::size_
 // Selections of the K largest of W h, W [D, M] with N(0, 1) entries, added to the rows of `table`.
 void route_at_random(const TraceLayer& layer, const std::vector<std::size_t>& tokens, std::size_t experts,
                      std::size_t top_k, CounterRandom random, std::vector<double>& table) {
+  const Labelled units = labelled(layer);
   const std::size_t size = layer.hidden_size();
   std::vector<float> router(size * experts), scores(experts), order(experts);
   for (float& one : router) one = static_cast<float>(random.normal());
@@ -80,7 +84,7 @@ void route_at_random(const TraceLayer& layer, const std::vector<std::size_t>& to
     order = scores;
     const auto kth = order.begin() + static_cast<std::ptrdiff_t>(top_k) - 1;
     std::nth_element(order.begin(), kth, order.end(), std::greater<>());
-    const auto domain = static_cast<std::size_t>(layer.domain[static_cast<std::size_t>(layer.batch[token])]);
+    const std::size_t domain = units.domain_of(token);
     for (std::size_t i = 0; i < experts; ++i) table[domain * experts + i] += scores[i] >= *kth ? 1.0 : 0.0;
   }
 }
@@ -95,9 +99,10 @@ NullComparison router_null(const Trace& trace, const TraceLayer& layer, std::siz
   std::vector<std::size_t> tokens;
   for (std::size_t s = 0; s < layer.sampled(); s += stride) tokens.push_back(s);
   const std::vector<std::uint32_t> routes = sampled_routes(layer, experts, top_k, trace.scores);
+  const Labelled units = labelled(layer);
   std::vector<double> table(domains * experts, 0.0), null;
   for (const std::size_t token : tokens) {
-    const auto domain = static_cast<std::size_t>(layer.domain[static_cast<std::size_t>(layer.batch[token])]);
+    const std::size_t domain = units.domain_of(token);
     for (std::size_t k = 0; k < top_k; ++k) table[domain * experts + routes[token * top_k + k]] += 1.0;
   }
   const double measured = mutual_information(table, experts).nmi_sqrt();
@@ -112,11 +117,11 @@ NullComparison router_null(const Trace& trace, const TraceLayer& layer, std::siz
   return compare(measured, null);
 }
 
-DomainProfile profile(const Trace& trace, const std::vector<double>& counts, double tokens,
-                      std::size_t domain) {
+DomainProfile profile(const Trace& trace, const std::vector<double>& counts, std::size_t domain) {
   DomainProfile found;
   found.name = trace.domains.empty() ? std::to_string(domain) : trace.domains[domain];
-  const double of = tokens > 0.0 ? tokens : std::reduce(counts.begin(), counts.end());
+  const double of = std::reduce(counts.begin(), counts.end()) /
+                    static_cast<double>(std::max<std::size_t>(trace.top_k, 1));  // tokens, if K is known
   for (const double count : counts) found.specialisation.push_back(count / of);
   found.n50 = half_load_experts(counts);
   found.exp_h = exp_entropy(counts);
@@ -131,6 +136,18 @@ Specialisation without_nmi(Specialisation found, const std::string& reason) {
 }
 
 }  // namespace
+
+NullComparison compare(double measured, const std::vector<double>& null) {
+  const double n = static_cast<double>(null.size());
+  const double mean = std::reduce(null.begin(), null.end()) / n;
+  double squares = 0.0;
+  for (const double one : null) squares += (one - mean) * (one - mean);
+  const double sd = std::sqrt(squares / (n - 1.0));
+  return {{measured, ""},
+          {mean, ""},
+          {sd, ""},
+          sd > 1e-12 ? Quantity{(measured - mean) / sd, ""} : undefined("the null does not vary")};
+}
 
 double MutualInformation::nmi_sqrt() const {
   return information / std::sqrt(h_rows * h_columns);
@@ -161,18 +178,15 @@ MutualInformation mutual_information(std::span<const double> table, std::size_t 
 
 Specialisation specialisation(const Trace& trace, const TraceLayer& layer) {
   Specialisation found;
-  if (layer.domain.empty()) return without_nmi(found, "domains are not in this trace");
+  const Labelled units = labelled(layer);
+  if (units.domain.empty()) return without_nmi(found, "domains are not in this trace");
   const std::size_t experts = trace.experts;
-  const auto domains = static_cast<std::size_t>(std::ranges::max(layer.domain)) + 1;
-  const std::vector<double> table = domain_table(layer, layer.domain, domains, experts);
+  const auto domains = static_cast<std::size_t>(std::ranges::max(units.domain)) + 1;
+  const std::vector<double> table = domain_table(units.count, units.domain, domains, experts);
   for (std::size_t d = 0; d < domains; ++d) {
     const std::vector<double> counts(table.begin() + static_cast<std::ptrdiff_t>(d * experts),
                                      table.begin() + static_cast<std::ptrdiff_t>((d + 1) * experts));
-    double tokens = 0.0;
-    for (std::size_t b = 0; b < layer.tokens.size(); ++b)
-      tokens += static_cast<std::size_t>(layer.domain[b]) == d ? layer.tokens[b] : 0.0;
-    if (std::reduce(counts.begin(), counts.end()) > 0.0)
-      found.domains.push_back(profile(trace, counts, tokens, d));
+    if (std::reduce(counts.begin(), counts.end()) > 0.0) found.domains.push_back(profile(trace, counts, d));
   }
   if (found.domains.size() < 2) return without_nmi(found, "a single domain");
   const MutualInformation information = mutual_information(table, experts);
@@ -182,8 +196,8 @@ Specialisation specialisation(const Trace& trace, const TraceLayer& layer) {
   found.nmi_corrected = {
       (information.information - information.bias) / std::sqrt(information.h_rows * information.h_columns),
       ""};
-  found.shuffle = layer.batches() > found.domains.size()
-                      ? shuffle_null(layer, found.nmi.value, domains, experts)
+  found.shuffle = units.domain.size() > found.domains.size()
+                      ? shuffle_null(units, found.nmi.value, domains, experts)
                       : no_comparison("each domain has a single batch: nothing to shuffle");
   found.router = router_null(trace, layer, domains);
   return found;

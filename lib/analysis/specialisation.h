@@ -33,13 +33,17 @@ struct NullComparison {
   Quantity measured, mean, sd, z;
 };
 
+// With at least two repetitions, all finite; z is undefined where they do not vary.
+NullComparison compare(double measured, const std::vector<double>& null);
+
 struct Specialisation {
   std::vector<DomainProfile> domains;
   Quantity nmi, nmi_min, nmi_corrected;  // domain and expert, over all batches; corrected: by `bias`
-  NullComparison shuffle;                // nmi when batches swap their domains
+  NullComparison shuffle;                // nmi when batches, or items, swap their domains
   NullComparison router;                 // nmi of the sampled tokens against random linear routers on their
                                          // hidden states
 };
+// Of the domains of items (images) where the layer has them, else of those of batches.
 Specialisation specialisation(const Trace& trace, const TraceLayer& layer);
 
 }  // namespace exfusion::analysis

@@ -27,10 +27,16 @@ struct TraceLayer {
   std::vector<double> sum_norm_sq;       // [B, M]
   std::vector<double> sum_gate_norm;     // [B, M]
   std::vector<double> sum_gate_norm_sq;  // [B, M]: of (gate * norm)^2
-  std::vector<std::int32_t> domain;      // [B]
-  std::vector<float> logits;             // [S, M], sample of tokens
-  std::vector<std::int32_t> batch;       // [S]
-  std::vector<float> hidden;             // [S, D]: the router's input
+  std::vector<double> sum_rsd;           // [B, M]: of renormalised damages, as in scores.h
+  std::vector<double> sum_taylor;    // [B, M]: of -gate <gradient of the loss by the layer's output, output>
+  std::vector<std::int32_t> domain;  // [B]
+  std::vector<std::int32_t> item_domain;  // [I]: of the items (images) whose tokens a batch mixes, instead of
+                                          // a domain per batch
+  std::vector<double> item_count;         // [I, M]: as count, per item
+  std::vector<float> logits;              // [S, M], sample of tokens
+  std::vector<std::int32_t> batch;        // [S]
+  std::vector<std::int32_t> item;         // [S], with item_domain
+  std::vector<float> hidden;              // [S, D]: the router's input
   std::size_t batches() const { return tokens.empty() ? domain.size() : tokens.size(); }
   std::size_t sampled() const { return batch.size(); }
   std::size_t hidden_size() const { return batch.empty() ? 0 : hidden.size() / batch.size(); }
@@ -44,6 +50,9 @@ struct Trace {
   std::vector<std::string> domains;  // names, or empty
   std::vector<TraceLayer> layers;    // at least one, ascending
 };
+
+// Writes the HDF5 format, whole or not at all. Throws FormatError where check_trace does; FileError.
+void write_trace(const Trace& trace, const std::filesystem::path& file);
 
 // Reads and checks either format, chosen by the first bytes of the file. Throws FormatError with the file,
 // the field and what is wrong in it; FileError.

@@ -81,9 +81,11 @@ void check_sums(const TraceLayer& layer, const Trace& trace, const std::string& 
       {"sum_norm", &layer.sum_norm},
       {"sum_norm_sq", &layer.sum_norm_sq},
       {"sum_gate_norm", &layer.sum_gate_norm},
-      {"sum_gate_norm_sq", &layer.sum_gate_norm_sq}};
+      {"sum_gate_norm_sq", &layer.sum_gate_norm_sq},
+      {"sum_rsd", &layer.sum_rsd},
+      {"sum_taylor", &layer.sum_taylor}};
   for (const auto& [name, values] : routed) {
-    check_finite(*values, where, name, experts, false);
+    check_finite(*values, where, name, experts, values == &layer.sum_taylor);
     for (std::size_t i = 0; i < values->size(); ++i) {
       if (layer.count[i] == 0.0 && (*values)[i] != 0.0)
         fail(entry(where, name, i, experts), fmt::format("is {} without routed tokens", (*values)[i]));
@@ -116,6 +118,30 @@ void check_sample(const TraceLayer& layer, const Trace& trace, const std::string
   }
 }
 
+void check_domains(const std::vector<std::int32_t>& domain, std::size_t domains, const std::string& where) {
+  for (std::size_t i = 0; i < domain.size(); ++i) {
+    if (domain[i] < 0 || static_cast<std::size_t>(domain[i]) >= domains)
+      fail(fmt::format("{}[{}]", where, i), fmt::format("must be 0 to {}, is {}", domains - 1, domain[i]));
+  }
+}
+
+void check_items(const TraceLayer& layer, const Trace& trace, const std::string& where) {
+  if (layer.item_domain.empty()) return;
+  check_finite(layer.item_count, where, "item_count", trace.experts, false);
+  for (std::size_t i = 0; i < layer.item_domain.size(); ++i) {
+    const auto row = layer.item_count.begin() + static_cast<std::ptrdiff_t>(i * trace.experts);
+    if (!(std::reduce(row, row + static_cast<std::ptrdiff_t>(trace.experts)) > 0.0))
+      fail(fmt::format("{}/item_count[{}]", where, i), "an item must have tokens");
+  }
+  if (column_sums(layer.item_count, trace.experts) != column_sums(layer.count, trace.experts))
+    fail(where + "/item_count", "must have the same sums over items as count over batches");
+  for (std::size_t s = 0; s < layer.item.size(); ++s) {
+    if (layer.item[s] < 0 || static_cast<std::size_t>(layer.item[s]) >= layer.item_domain.size())
+      fail(fmt::format("{}/item[{}]", where, s),
+           fmt::format("must be 0 to {}, is {}", layer.item_domain.size() - 1, layer.item[s]));
+  }
+}
+
 }  // namespace
 
 void check_domain_name(const std::string& name, const std::string& where) {
@@ -144,11 +170,9 @@ void check_trace(const Trace& trace, const std::string& file) {
     const std::size_t domains = trace.domains.empty() ? most : trace.domains.size();
     if (domains > most)
       fail(file, fmt::format("{} domains of {} experts are too many", domains, trace.experts));
-    for (std::size_t b = 0; b < layer.domain.size(); ++b) {
-      if (layer.domain[b] < 0 || static_cast<std::size_t>(layer.domain[b]) >= domains)
-        fail(fmt::format("{}/domain[{}]", where, b),
-             fmt::format("must be 0 to {}, is {}", domains - 1, layer.domain[b]));
-    }
+    check_items(layer, trace, where);
+    check_domains(layer.domain, domains, where + "/domain");
+    check_domains(layer.item_domain, domains, where + "/item_domain");
   }
 }
 

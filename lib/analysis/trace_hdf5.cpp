@@ -162,6 +162,15 @@ std::vector<double> read_whole(const LayerPlace& place, const char* name,
   return {whole.begin(), whole.end()};
 }
 
+void read_items(const LayerPlace& place, hsize_t experts, TraceLayer& layer) {
+  layer.item_domain = read_field<std::int32_t>(place, "item_domain", {kAnySize});
+  if (layer.item_domain.empty()) return;
+  layer.item_count = read_whole(place, "item_count", {layer.item_domain.size(), experts});
+  if (!layer.batch.empty()) layer.item = read_field<std::int32_t>(place, "item", {layer.sampled()});
+  if (layer.item.empty() && !layer.batch.empty())
+    fail(place.where, "with `item_domain` a sample of tokens has `item`, too");
+}
+
 TraceLayer read_layer(const LayerPlace& place, std::int64_t number, hsize_t experts) {
   TraceLayer layer;
   layer.layer = number;
@@ -169,10 +178,16 @@ TraceLayer read_layer(const LayerPlace& place, std::int64_t number, hsize_t expe
   const hsize_t batches = layer.tokens.size();
   layer.count = read_whole(place, "count", {batches, experts});
   const std::pair<const char*, std::vector<double> TraceLayer::*> sums[] = {
-      {"sum_prob", &TraceLayer::sum_prob},           {"sum_logit", &TraceLayer::sum_logit},
-      {"sum_logit_sq", &TraceLayer::sum_logit_sq},   {"sum_gate", &TraceLayer::sum_gate},
-      {"sum_norm", &TraceLayer::sum_norm},           {"sum_norm_sq", &TraceLayer::sum_norm_sq},
-      {"sum_gate_norm", &TraceLayer::sum_gate_norm}, {"sum_gate_norm_sq", &TraceLayer::sum_gate_norm_sq}};
+      {"sum_prob", &TraceLayer::sum_prob},
+      {"sum_logit", &TraceLayer::sum_logit},
+      {"sum_logit_sq", &TraceLayer::sum_logit_sq},
+      {"sum_gate", &TraceLayer::sum_gate},
+      {"sum_norm", &TraceLayer::sum_norm},
+      {"sum_norm_sq", &TraceLayer::sum_norm_sq},
+      {"sum_gate_norm", &TraceLayer::sum_gate_norm},
+      {"sum_gate_norm_sq", &TraceLayer::sum_gate_norm_sq},
+      {"sum_rsd", &TraceLayer::sum_rsd},
+      {"sum_taylor", &TraceLayer::sum_taylor}};
   for (const auto& [name, member] : sums) layer.*member = read_field<double>(place, name, {batches, experts});
   layer.selection_bias = read_field<double>(place, "selection_bias", {experts});
   layer.domain = read_field<std::int32_t>(place, "domain", {batches});
@@ -184,6 +199,7 @@ TraceLayer read_layer(const LayerPlace& place, std::int64_t number, hsize_t expe
     fail(place.where, "a sample of tokens has both `logits` and `batch`");
   if (!layer.hidden.empty() && layer.logits.empty())
     fail(place.where, "`hidden` needs the sample's `logits` and `batch`");
+  read_items(place, experts, layer);
   return layer;
 }
 

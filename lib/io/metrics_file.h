@@ -15,7 +15,7 @@ struct SeriesColumn {
   std::vector<std::int64_t> shape;  // {} : one number per row; {4, 8}: [rows, 4, 8]
 };
 struct SeriesGroup {
-  std::string name;  // "train"; its first column is "step" (int64), which the file adds itself
+  std::string name;  // "train", or "analysis/fused/layer_000"; its first column is "step" (int64), which the file adds itself
   std::vector<SeriesColumn> columns;
 };
 using MetricsRow = std::map<std::string, std::vector<double>>;  // column -> values (product(shape) of them)

@@ -85,8 +85,10 @@ Handle create_file(const std::string& path, std::vector<Group>& groups) {
   Handle file =
       checked({H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access_properties().get()), H5Fclose},
               "create", path);
+  const Handle nested(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(nested.get(), 1);
   for (Group& group : groups) {
-    checked({H5Gcreate2(file.get(), group.name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose},
+    checked({H5Gcreate2(file.get(), group.name.c_str(), nested.get(), H5P_DEFAULT, H5P_DEFAULT), H5Gclose},
             "create the group /" + group.name + " in", path);
     for (Column& column : group.columns) create_dataset(file.get(), group, column, path);
   }

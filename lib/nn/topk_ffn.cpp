@@ -31,17 +31,18 @@ TopkFfn::Routing TopkFfn::route(const at::Tensor& logits) const {
   return routing;
 }
 
-at::Tensor TopkFfn::combine(const at::Tensor& x, const Routing& routing, const Dispatch& dispatch) const {
-  const std::int64_t choices = routing.chosen.size(1);
-  const at::Tensor rows = take_rows(x, dispatch.order, dispatch.inverse, choices);
-  const at::Tensor outputs =
-      take_rows(experts_->forward(rows, dispatch.counts), dispatch.inverse, dispatch.order, 1)
-          .view({-1, choices, x.size(-1)});
-  return (outputs * routing.gates.unsqueeze(-1)).sum(1);
+at::Tensor TopkFfn::outputs(const at::Tensor& x, const at::Tensor& chosen, const Dispatch& dispatch) const {
+  const at::Tensor rows = take_rows(x, dispatch.order, dispatch.inverse, chosen.size(1));
+  return take_rows(experts_->forward(rows, dispatch.counts), dispatch.inverse, dispatch.order, 1)
+      .view({-1, chosen.size(1), x.size(-1)});
+}
+
+at::Tensor TopkFfn::outputs(const at::Tensor& x, const at::Tensor& chosen) const {
+  return outputs(x, chosen, dispatch_by_expert(chosen.reshape(-1), config_.experts, 0));
 }
 
 at::Tensor TopkFfn::combine(const at::Tensor& x, const Routing& routing) const {
-  return combine(x, routing, dispatch_by_expert(routing.chosen.reshape(-1), config_.experts, 0));
+  return (outputs(x, routing.chosen) * routing.gates.unsqueeze(-1)).sum(1);
 }
 
 at::Tensor TopkFfn::forward(const at::Tensor& x) {
@@ -56,7 +57,7 @@ at::Tensor TopkFfn::forward(const at::Tensor& x) {
                   static_cast<double>(config_.experts)));
   const Dispatch dispatch = dispatch_by_expert(routing.chosen.reshape(-1), config_.experts, capacity);
   if (is_training()) record_pass(logits, routing.probabilities, dispatch);
-  return combine(tokens, routing, dispatch).view(x.sizes());
+  return (outputs(tokens, routing.chosen, dispatch) * routing.gates.unsqueeze(-1)).sum(1).view(x.sizes());
 }
 
 void TopkFfn::record_pass(const at::Tensor& logits, const at::Tensor& probabilities,

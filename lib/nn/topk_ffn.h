@@ -49,13 +49,15 @@ class TopkFfn : public FeedForward {
   at::Tensor router_logits(const at::Tensor& x) const { return router_->forward(x); }  // [tokens, experts]
   Routing route(const at::Tensor& logits) const;
   at::Tensor combine(const at::Tensor& x, const Routing& routing) const;  // -> [tokens, dim]
+  // Outputs of the chosen experts [tokens, n], any n, before their gates: [tokens, n, dim].
+  at::Tensor outputs(const at::Tensor& x, const at::Tensor& chosen) const;
   const FfnConfig& config() const { return config_; }
   const Router& router() const { return *router_; }
   const Experts& experts() const { return *experts_; }
   const at::Tensor& selection_bias() const { return selection_bias_; }  // [experts]; undefined: off
 
  private:
-  at::Tensor combine(const at::Tensor& x, const Routing& routing, const Dispatch& dispatch) const;
+  at::Tensor outputs(const at::Tensor& x, const at::Tensor& chosen, const Dispatch& dispatch) const;
   void record_pass(const at::Tensor& logits, const at::Tensor& probabilities, const Dispatch& dispatch);
 
   FfnConfig config_;

@@ -29,10 +29,6 @@ std::string reported_name(const std::string& score) {
     if (score == one.name || score == fmt::format("s_{}{}{}", one.b, one.alpha, one.beta)) return one.name;
     names.push_back(one.name);
   }
-  for (const char* name : {"rsd", "taylor"}) {
-    if (score == name) return score;
-    names.emplace_back(name);
-  }
   throw UsageError(fmt::format("--score {}: from the weights there are {}; from --scores {}", score,
                                fmt::join(weight_score_names(), ", "), fmt::join(names, ", ")));
 }
@@ -44,10 +40,9 @@ ExpertScores from_trace(const fs::path& file, const std::string& score) {
     const std::vector<analysis::Score> all =
         analysis::expert_scores(analysis::accumulate(layer, trace.experts));
     const auto found = std::ranges::find(all, score, &analysis::Score::name);
-    if (found == all.end() || found->values.empty())
+    if (found->values.empty())
       throw FormatError(
-          fmt::format("{}: layer {}: no {}: {}", file.string(), layer.layer, score,
-                      found == all.end() ? "it needs outputs or gradients of single tokens" : found->reason));
+          fmt::format("{}: layer {}: no {}: {}", file.string(), layer.layer, score, found->reason));
     scores[layer.layer] = found->values;
   }
   return scores;

@@ -7,8 +7,7 @@
 
 namespace exfusion {
 
-// Throws UsageError unless `score` is a name of analysis/scores.h, "s_<b><alpha><beta>", or one that only
-// exfusion-analyze's JSON can hold (rsd, taylor).
+// Throws UsageError unless `score` is a name of analysis/scores.h or "s_<b><alpha><beta>".
 void check_file_score(const std::string& score);
 
 // `file` is a routing trace (docs/formats.md) or the JSON of exfusion-analyze. Throws UsageError for another

@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "data/loader.h"
 #include "io/files.h"
+#include "train/analysis.h"
 #include "train/device.h"
 #include "train/export.h"
 #include "train/function_difference.h"
@@ -61,6 +62,7 @@ int train(Run& run, MetricsLog& metrics) {
   Clock::time_point flushed = Clock::now();
   Profile profile(run.ranks.lead() ? run.profiled_steps : 0, run.folder.path() / "profile.json");
 
+  watch_symmetry(run, /*checkpoint=*/false);
   while (run.state.step < run.total) {
     profile.begin_step();
     run.ranks.at_step(run.state.step + 1);
@@ -71,7 +73,9 @@ int train(Run& run, MetricsLog& metrics) {
     for (std::size_t i = 0; i < phases.size(); ++i) phases[i] += result.phases[i];
     const double seconds = seconds_since(start);
     const std::int64_t step = run.state.step;
-    const bool last = step == run.total;
+    const bool last = step == run.total,
+               checkpoint = last || due(step, config.checkpoint.every_steps) ||
+                            due(step, config.checkpoint.every_epochs * run.steps_per_epoch);
     run.step_seconds += seconds;
     ++run.steps_taken;
     run.record.test_accuracy = run.record.test_accuracy_fp32 = run.record.ema_accuracy = std::nullopt;
@@ -89,6 +93,10 @@ int train(Run& run, MetricsLog& metrics) {
         flushed = Clock::now();
       }
     }
+    if (run.ranks.lead() && config.analysis.due(step, checkpoint, last)) {
+      const PhaseScope phase(Phase::analysis, phases);
+      analyse_step(run, metrics);
+    }
     profile.end_step(phases);
     if (run.state.skipped_in_row >= config.train.max_skipped)
       throw NonFiniteError(
@@ -100,11 +108,9 @@ int train(Run& run, MetricsLog& metrics) {
     run.ranks.at("evaluation");
     if (due(step, eval_every) || last) evaluate_step(run, metrics);
     run.ranks.at("checkpoint");
+    watch_symmetry(run, checkpoint);
     const int signal = run.state.group.alone() ? interrupt_signal() : result.signal;
-    if (due(step, config.checkpoint.every_steps) ||
-        due(step, config.checkpoint.every_epochs * run.steps_per_epoch) || last || signal != 0 ||
-        run.record.best_step == step)
-      save(run, metrics);
+    if (checkpoint || signal != 0 || run.record.best_step == step) save(run, metrics);
     if (signal != 0 && !last) return signal;
   }
   return 0;
@@ -181,9 +187,11 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   if (!outcome.already_finished) {
     // An earlier end's export must not outlive a kill before the next one.
     if (lead) std::filesystem::remove_all(outcome.exported);
-    MetricsLog metrics(folder.path(), config, run.state, resumed_at, lead);
+    MetricsLog metrics(folder.path(), config, run.state, analysis_groups(run), resumed_at, lead);
     if (lead) folder.started();
     outcome.signal = train(run, metrics);
+    if (run.analysis_seconds > 0.0)
+      log_info("analysis took {:.2f} s beside {:.2f} s of steps", run.analysis_seconds, run.step_seconds);
     log_info("peak memory of the process {:.0f} MB", peak_memory() / 1e6);
     // Shortened to where it stood: not yet evaluated as the last step.
     if (outcome.signal == 0 && !run.record.test_accuracy_fp32) {

@@ -1,11 +1,14 @@
 #include "train/metrics.h"
 
+#include <cmath>
+
 #include "fusion/expert_statistics.h"
 
 namespace exfusion {
 namespace {
 
-std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& state) {
+std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& state,
+                                const std::vector<ObservedGroup>& observed) {
   const std::vector<SeriesColumn> scores = {{"loss"}, {"accuracy"}, {"seconds"}};
   std::vector<SeriesGroup> result = {
       {"train", {{"loss"}, {"lr"}, {"grad_norm"}, {"skipped", true}, {"step_time"}, {"data_wait"}}},
@@ -37,15 +40,21 @@ std::vector<SeriesGroup> groups(const RunConfig& config, const TrainingState& st
                        {"update_participation", false, {ffns}}}});
     result.push_back({"gap", {{"loss"}, {"accuracy"}}});
   }
+  for (const ObservedGroup& group : observed) {
+    SeriesGroup& series = result.emplace_back(SeriesGroup{"analysis/" + group.path, {}});
+    for (const ObservedColumn& column : group.columns)
+      series.columns.push_back({column.name, false, column.shape});
+  }
   return result;
 }
 
 }  // namespace
 
 MetricsLog::MetricsLog(const std::filesystem::path& folder, const RunConfig& config,
-                       const TrainingState& state, std::int64_t resumed_at, bool writes) {
+                       const TrainingState& state, const std::vector<ObservedGroup>& observed,
+                       std::int64_t resumed_at, bool writes) {
   if (!writes) return;
-  file_.emplace((folder / "metrics.h5").string(), groups(config, state), resumed_at);
+  file_.emplace((folder / "metrics.h5").string(), groups(config, state, observed), resumed_at);
   events_.emplace(folder.string(), resumed_at);
 }
 
@@ -141,6 +150,18 @@ void MetricsLog::evaluation(const std::string& group, std::int64_t step, const E
          {{"loss", {result.loss}}, {"accuracy", {result.accuracy}}, {"seconds", {result.seconds}}});
   scalar(group + "/loss", step, result.loss);
   scalar(group + "/accuracy", step, result.accuracy);
+}
+
+void MetricsLog::analysis(std::int64_t step, const std::vector<ObservedGroup>& groups) {
+  for (const ObservedGroup& group : groups) {
+    MetricsRow row;
+    for (const ObservedColumn& column : group.columns) {
+      row[column.name] = column.values;
+      if (column.headline && std::isfinite(column.values[0]))
+        scalar("analysis/" + group.path + "/" + column.name, step, column.values[0]);
+    }
+    append("analysis/" + group.path, step, row);
+  }
 }
 
 void MetricsLog::flush() {

@@ -8,6 +8,7 @@
 
 #include "io/metrics_file.h"
 #include "io/tensorboard.h"
+#include "observe/observation.h"
 #include "train/cost.h"
 #include "train/evaluation.h"
 #include "train/step.h"
@@ -17,9 +18,10 @@ namespace exfusion {
 class MetricsLog {
  public:
   // `resumed_at`: -1 for a new run; else rows of later steps are dropped.
-  // Without `writes` it records nothing, and takes part in what all ranks compute together.
+  // `observed`: the groups of `analysis`. Without `writes` it records nothing, and takes part in what all
+  // ranks compute together.
   MetricsLog(const std::filesystem::path& folder, const RunConfig& config, const TrainingState& state,
-             std::int64_t resumed_at, bool writes = true);
+             const std::vector<ObservedGroup>& observed, std::int64_t resumed_at, bool writes = true);
   // /train and, with banks, /fusion. Times in seconds; they alone differ between a run and its resumed twin.
   void train(const TrainingState& state, const StepResult& result, double step_time, double data_wait);
   // `group`: eval (the test set), validation, ema and ema_validation (the weight average on
@@ -31,6 +33,8 @@ class MetricsLog {
   void experts(const TrainingState& state);
   // /cost: what a sample and the run cost (train/cost.h), and what was measured so far.
   void cost(std::int64_t step, const TrainingCost& cost, double samples_per_second);
+  // /analysis: a row for each group that the analyses give at this step (train/analysis.h).
+  void analysis(std::int64_t step, const std::vector<ObservedGroup>& groups);
   // Makes all rows so far visible to readers, also after a kill.
   void flush();
 

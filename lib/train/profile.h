@@ -16,10 +16,11 @@
 namespace exfusion {
 
 // reduce: what the sums over ranks take beyond the backward pass. update: zeroed gradients, optimizer, fused
-// weights, weight average. logging: rows, events, progress.
-enum class Phase { data_wait, forward, backward, reduce, clip, update, logging };
-inline constexpr std::array<const char*, 7> kPhases = {"data wait", "forward", "backward", "reduce",
-                                                       "clip",      "update",  "logging"};
+// weights, weight average. logging: rows, events, progress. analysis: of the recipe's section, at its due
+// steps.
+enum class Phase { data_wait, forward, backward, reduce, clip, update, logging, analysis };
+inline constexpr std::array<const char*, 8> kPhases = {"data wait", "forward", "backward", "reduce",
+                                                       "clip",      "update",  "logging",  "analysis"};
 using PhaseSeconds = std::array<double, kPhases.size()>;
 
 // `entered` is called with the name of each phase that begins from now on, on the thread that enters it; {}:

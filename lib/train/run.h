@@ -23,7 +23,9 @@ struct Run {
   TrainingCost cost;
   double step_seconds = 0.0;  // of the steps that this process took
   std::int64_t steps_taken = 0, profiled_steps = 0;
-  bool shared_folder = true;  // every rank sees the run's folder
+  double analysis_seconds = 0.0;  // train/analysis.h
+  bool symmetry_stated = false;   // the alarm has said what it has to say
+  bool shared_folder = true;      // every rank sees the run's folder
 };
 
 // Restores the newest valid checkpoint, if there is one; returns its step, or 0. Throws CheckpointError if

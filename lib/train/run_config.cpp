@@ -85,6 +85,8 @@ void check_device(Section& root, const RunConfig& config) {
   if (config.fusion && config.fusion->weights == "memory")
     section.problem("device",
                     "train.device: cuda has no fusion.weights: memory, whose router runs on the CPU alone");
+  if (config.analysis.on())
+    section.problem("device", "train.device: cuda has no analysis, which runs on the CPU alone");
   if (config.fusion && config.fusion->shares_moments())
     section.problem("device", "train.device: cuda has no fusion.state: shared_moments, nor a kernel for it");
   if (config.model.vit.ffn.name != "dense")
@@ -134,6 +136,7 @@ RunConfig parse_run(Recipe& recipe) {
   config.train = parse_train(root.child("train"));
   config.optim = AdamWConfig::parse(root.child("optim"));
   config.checkpoint = parse_checkpoint(root.child("checkpoint"));
+  config.analysis = AnalysisConfig::parse(root.child("analysis"));
   config.dist = DistConfig::parse(root.child("dist"), config.train.global_batch);
   if (config.fusion) check_fusion(root, config);
   const bool fused_recipe = config.fusion.has_value();

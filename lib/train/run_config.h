@@ -9,6 +9,7 @@
 #include "dist/dist_config.h"
 #include "fusion/fusion_config.h"
 #include "models/model.h"
+#include "observe/analysis_config.h"
 #include "optim/adamw.h"
 #include "train/control.h"
 
@@ -51,6 +52,7 @@ struct RunConfig {
   TrainConfig train;
   AdamWConfig optim;
   CheckpointConfig checkpoint;
+  AnalysisConfig analysis;
   DistConfig dist;
 };
 

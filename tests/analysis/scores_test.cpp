@@ -1,5 +1,7 @@
 #include "analysis/scores.h"
 
+#include <cmath>
+
 #include "vectors.h"
 
 namespace exfusion::analysis {
@@ -77,7 +79,42 @@ TEST(Scores, SayWhichFieldIsMissing) {
   TraceLayer layer = four_tokens();
   layer.sum_norm_sq.clear();
   EXPECT_EQ(expert_score(accumulate(layer, 4), 1, 0, 2).reason, "sum_norm_sq is not in this trace");
-  EXPECT_EQ(expert_scores(accumulate(layer, 4)).size(), 18u);
+  const std::vector<Score> all = expert_scores(accumulate(layer, 4));
+  EXPECT_EQ(all.size(), 20u);
+  EXPECT_EQ(all[18].reason, "sum_rsd is not in this trace");
+  EXPECT_EQ(all[19].reason, "sum_taylor is not in this trace");
+}
+
+TEST(Scores, DamageAndTaylorAreTheirSums) {
+  TraceLayer layer = four_tokens();
+  layer.sum_rsd.assign(16, 0.5);
+  layer.sum_taylor.assign(16, -0.25);
+  const std::vector<Score> all = expert_scores(accumulate(layer, 4));
+  EXPECT_EQ(all[18].name, "rsd");
+  EXPECT_EQ(all[18].values, (std::vector<double>(4, 2.0)));
+  EXPECT_EQ(all[19].name, "taylor");
+  EXPECT_EQ(all[19].values, (std::vector<double>(4, -1.0)));
+}
+
+// Tokens that a mask takes out are no part of a trace.
+TEST(Scores, OfThePublishedMaskedTokens) {
+  const json one = vector_case("c4_reap_mask", "mask");
+  const json& inputs = one.at("inputs");
+  TraceLayer layer;
+  for (std::size_t t = 0; t < inputs.at("mask").size(); ++t) {
+    if (inputs.at("mask")[t] == 0) continue;
+    const std::vector<double> f = numbers(inputs.at("activations_expert_0")[t]);
+    const auto expert = inputs.at("selections")[t][0].get<std::size_t>();
+    layer.tokens.push_back(1.0);
+    layer.count.resize(2 * layer.tokens.size(), 0.0);
+    layer.sum_norm.resize(2 * layer.tokens.size(), 0.0);
+    layer.count[2 * layer.tokens.size() - 2 + expert] = 1.0;
+    if (expert == 0) layer.sum_norm[2 * layer.tokens.size() - 2] = std::hypot(f[0], f[1]);
+  }
+  const Accumulators sums = accumulate(layer, 2);
+  expect_key(one, "frequency", expert_score(sums, 0, 0, 0).values);
+  expect_key(one, "ean_sum", expert_score(sums, 0, 0, 1).values);
+  expect_key(one, "ean_mean", expert_score(sums, 1, 0, 1).values);
 }
 
 TEST(PruneOrder, TiesGoByNumber) {

@@ -113,6 +113,28 @@ TEST(LabelShuffle, ExpertsThatDoNotKnowTheDomainStayWithinIt) {
   EXPECT_LT(found.nmi.value, 0.03);
 }
 
+// The same tokens in batches that mix the classes: each old batch becomes an item.
+TEST(Items, OfMixedBatchesAreWhatDomainsOfPureOnesAre) {
+  const TraceLayer pure = classes(1.0, true, 0);
+  TraceLayer mixed;
+  mixed.item_count = pure.count;
+  mixed.item_domain = pure.domain;
+  mixed.item = pure.batch;
+  mixed.logits = pure.logits;
+  mixed.hidden = pure.hidden;
+  for (std::size_t b = 0; b < 4; ++b) {
+    mixed.tokens.push_back(10.0 * pure.tokens[0]);
+    mixed.count.resize((b + 1) * 8, 0.0);
+  }
+  for (std::size_t i = 0; i < pure.count.size(); ++i) mixed.count[i / 80 * 8 + i % 8] += pure.count[i];
+  for (const std::int32_t item : pure.batch) mixed.batch.push_back(item / 10);
+  const Specialisation a = specialisation(eight_experts(), pure), b = specialisation(eight_experts(), mixed);
+  EXPECT_EQ(a.nmi.value, b.nmi.value);
+  EXPECT_EQ(a.shuffle.z.value, b.shuffle.z.value);
+  EXPECT_EQ(a.router.z.value, b.router.z.value);
+  EXPECT_EQ(a.domains.at(3).specialisation, b.domains.at(3).specialisation);
+}
+
 TEST(Nulls, SayWhatIsMissing) {
   TraceLayer layer = classes(1.0, false, 0);
   layer.hidden.clear();

@@ -264,5 +264,14 @@ TEST_F(Metrics, HDF5PrintsNothing) {
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
+TEST_F(Metrics, GroupsMayLieWithinGroupsAndAreCarriedOver) {
+  const std::vector<SeriesGroup> nested = {{"analysis/fused/layer_000", {{"nmi"}}},
+                                           {"analysis/fused/layer_001", {{"nmi"}}}};
+  { MetricsFile(path_, nested, -1).append("analysis/fused/layer_001", 4, {{"nmi", {0.5}}}); }
+  { MetricsFile(path_, nested, 4).append("analysis/fused/layer_001", 8, {{"nmi", {0.25}}}); }
+  EXPECT_EQ(read("analysis/fused/layer_001/step"), (std::vector<double>{4, 8}));
+  EXPECT_EQ(read("analysis/fused/layer_001/nmi"), (std::vector<double>{0.5, 0.25}));
+}
+
 }  // namespace
 }  // namespace exfusion

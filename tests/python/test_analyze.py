@@ -174,6 +174,22 @@ def test_scores_are_the_published_ones(analyse, layers):
     assert len([score for score in scores.values() if score]) == 18
 
 
+def test_damages_and_taylor_sums_are_scores_where_they_are_there(analyse, layers):
+    layers[0]["sum_rsd"], layers[0]["sum_taylor"] = layers[0]["count"] * 0.5, layers[0]["count"] * -0.25
+    one, other = analyse(layers)["layers"]
+    assert one["scores"]["rsd"] == {"values": list(layers[0]["count"].sum(0) * 0.5)}
+    assert one["scores"]["taylor"] == {"values": list(layers[0]["count"].sum(0) * -0.25)}
+    assert other["scores"]["rsd"] is None and other["undefined"]["scores.taylor"] == "sum_taylor is not in this trace"
+
+
+def test_items_have_domains_as_batches_have(analyse, layers):
+    of_batches = analyse(layers)["layers"][0]
+    with_items()(layers[0])
+    of_items = analyse(layers)["layers"][0]
+    for name in ("domains", "nmi", "label_shuffle", "random_router"):
+        assert of_items[name] == of_batches[name], name
+
+
 def test_a_selection_bias_that_evens_out_loads_is_found_as_congestion(analyse):
     rng = np.random.default_rng(1)
     bias, batches, tokens = rng.normal(0, 0.5, M), 20, 200
@@ -259,6 +275,14 @@ def at(index, value):
     return put
 
 
+def with_items(**fields):
+    """The batches' domains become those of items, one per batch; then as `changed`."""
+    def change(layer):
+        layer.update(item_domain=layer.pop("domain"), item_count=layer["count"].copy(), item=layer["batch"].copy())
+        changed(**fields)(layer)
+    return change
+
+
 BAD_FIELDS = {
     "negative count": (changed(count=at((0, 0), -1)), "count[0, 0]"),
     "count beyond tokens": (changed(count=at((1, 2), T + 1)), "count[1, 2]"),
@@ -284,6 +308,14 @@ BAD_FIELDS = {
     "hidden without logits": (changed(logits=None, batch=None), "logits"),
     "empty batches": (changed(tokens=np.zeros(0, np.int64)), "tokens"),
     "bias of wrong size": (changed(selection_bias=np.zeros(M + 1)), "selection_bias"),
+    "negative damage": (changed(sum_rsd=np.full((B, M), -1.0)), "sum_rsd[0, 0]"),
+    "NaN in Taylor sums": (changed(sum_taylor=np.full((B, M), np.nan)), "sum_taylor[0, 0]"),
+    "items without counts": (with_items(item_count=None), "item_count"),
+    "items of the sample missing": (with_items(item=None), "`item`"),
+    "items of other counts": (with_items(item_count=at((0, 0), 0)), "item_count"),
+    "item without tokens": (with_items(item_count=at(2, 0)), "item_count[2]"),
+    "item out of range": (with_items(item=at(2, B)), "item[2]"),
+    "item's domain out of range": (with_items(item_domain=at(1, 2)), "item_domain[1]"),
 }
 
 

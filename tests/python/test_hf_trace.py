@@ -188,4 +188,6 @@ def test_from_text_to_a_pruned_model(run, repo, call, tmp_path):
     assert report["layers"][1]["scores"]["msan"]["values"] == pytest.approx(means.tolist())
     done = call("prune", tmp_path / "model", "--score", "msan", "--keep", 0.5, "--scores", tmp_path / "trace.h5", "-o", tmp_path / "half", "--json", check=True)
     assert json.loads(done.stdout)["kept"]["1"] == sorted(np.argsort(means, kind="stable")[-3:].tolist())
+    done = call("prune", tmp_path / "model", "--score", "rsd", "--keep", 0.5, "--scores", tmp_path / "trace.h5", "-o", tmp_path / "rsd", "--json", check=True)
+    assert json.loads(done.stdout)["kept"]["0"] == sorted(np.argsort(layers[0]["sum_rsd"].sum(0), kind="stable")[-3:].tolist())
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "half")("w4 w5")["input_ids"] == [4, 5]

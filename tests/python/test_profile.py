@@ -7,7 +7,7 @@ import pytest
 
 from programs import call, refused, rows, settings, write_recipe
 
-PHASES = ["data wait", "forward", "backward", "reduce", "clip", "update", "logging"]
+PHASES = ["data wait", "forward", "backward", "reduce", "clip", "update", "logging", "analysis"]
 STEPS = 4
 
 
@@ -38,7 +38,7 @@ def within(inner, outer):
 def test_the_trace_has_each_phase_within_its_step(profiled):
     events = profiled[1]
     assert len(events["step"]) == STEPS
-    # Two micro-batches; gradients are zeroed before them and the update comes behind.
+    # No analysis here. Two micro-batches; gradients are zeroed before them and the update comes behind.
     for phase, times in zip(PHASES, [1, 2, 2, 2, 1, 2, 1]):
         assert len(events[phase]) == times * STEPS and all(within(events[phase], events["step"])), phase
 

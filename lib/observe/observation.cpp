@@ -1,0 +1,89 @@
+#include "observe/observation.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "observe/gradient_observation.h"
+
+namespace exfusion {
+namespace {
+
+double value_of(const analysis::Quantity& quantity) {
+  return quantity.defined() ? quantity.value : std::nan("");
+}
+
+ObservedGroup fused_group(const FusedObservation& found, const FusedSet& set, const ObservationSize& size) {
+  const std::int64_t n = set.size(), b = size.batches, c = size.classes;
+  const VirtualScores& scores = found.scores;
+  return {layer_path("fused", set.block),
+          {numbers("a", {n}, set.a),
+           numbers("share", {n}, found.geometry.share),
+           numbers("offset_norm", {n}, found.offset_norm),
+           numbers("weight_cosine", {n, n}, found.geometry.weight_cosine),
+           numbers("offset_cosine", {n, n}, found.geometry.offset_cosine),
+           number("n_eff_a", found.geometry.n_eff_a),
+           number("n_eff_share", found.geometry.n_eff_share),
+           headline("diversity_ratio", found.geometry.diversity_ratio),
+           headline("functional_diversity", found.functions.diversity),
+           headline("fusion_gap", found.functions.fusion_gap),
+           numbers("tokens", {b}, scores.tokens),
+           numbers("ties", {b}, scores.ties),
+           numbers("load", {b, n}, scores.load),
+           numbers("score", {b, n}, scores.score),
+           numbers("table", {n, c}, scores.table),
+           numbers("class_tokens", {c}, scores.class_tokens),
+           numbers("class_score", {n, c}, scores.class_score),
+           headline("nmi", scores.nmi),
+           number("nmi_corrected", scores.nmi_corrected),
+           number("nmi_shuffle_mean", value_of(scores.shuffle.mean)),
+           number("nmi_shuffle_sd", value_of(scores.shuffle.sd)),
+           number("nmi_shuffle_z", value_of(scores.shuffle.z)),
+           number("nmi_sample", value_of(scores.random.measured)),
+           number("nmi_random_mean", value_of(scores.random.mean)),
+           number("nmi_random_sd", value_of(scores.random.sd)),
+           headline("nmi_random_z", value_of(scores.random.z))}};
+}
+
+ObservedGroup interference_group(const BlockInterference& one) {
+  const Interference& found = one.found;
+  const auto classes = static_cast<std::int64_t>(found.class_norm.size()),
+             experts = static_cast<std::int64_t>(found.kappa_of_expert.size());
+  ObservedGroup group{layer_path("interference", one.block),
+                      {headline("kappa", found.kappa), number("kappa_biased", found.kappa_biased),
+                       numbers("class_gradient_norm", {classes}, found.class_norm)}};
+  if (experts > 1) group.columns.push_back(numbers("kappa_of_expert", {experts}, found.kappa_of_expert));
+  return group;
+}
+
+}  // namespace
+
+ObservedColumn headline(std::string name, double value) {
+  return {std::move(name), {}, {value}, true};
+}
+ObservedColumn number(std::string name, double value) {
+  return {std::move(name), {}, {value}};
+}
+ObservedColumn numbers(std::string name, std::vector<std::int64_t> shape, std::vector<double> values) {
+  return {std::move(name), std::move(shape), std::move(values)};
+}
+
+std::string layer_path(const std::string& group, std::int64_t block) {
+  return fmt::format("{}/layer_{:03}", group, block);
+}
+
+std::vector<ObservedGroup> observe_model(Model& model, const std::vector<FusedSet>& sets,
+                                         const std::vector<HeldOutBatch>& batches,
+                                         const AnalysisConfig& config, const ObservationSize& size) {
+  std::vector<ObservedGroup> groups;
+  if (config.wants("fused")) {
+    const GradientObservation found = observe_gradients(model, sets, batches, size.batches, size.classes);
+    for (std::size_t i = 0; i < sets.size(); ++i)
+      groups.push_back(fused_group(found.fused[i], sets[i], size));
+    for (const BlockInterference& one : found.interference) groups.push_back(interference_group(one));
+  }
+  return groups;
+}
+
+}  // namespace exfusion

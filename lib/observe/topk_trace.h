@@ -1,0 +1,58 @@
+// What the top-k layers of a model do on held-out images: a routing trace (docs/formats.md), and sums per
+// class. Everything is plain double and adds up over parts of the images.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "analysis/scores.h"
+#include "analysis/trace.h"
+#include "nn/block.h"
+#include "nn/topk_ffn.h"
+#include "observe/held_out.h"
+
+namespace exfusion {
+
+class Model;
+
+// The blocks with a top-k FFN of two experts or more (of one there is nothing to tell), in their order.
+struct TopkBlock {
+  std::int64_t number = 0;  // among all blocks
+  std::shared_ptr<Block> block;
+  std::shared_ptr<TopkFfn> ffn;
+};
+std::vector<TopkBlock> topk_blocks(const std::vector<std::shared_ptr<Block>>& blocks);
+
+// Of one layer, over all tokens: what its trace does not hold. M experts, K per token, S sampled tokens.
+struct TopkSums {
+  double tokens = 0.0;
+  analysis::Accumulators by_class;    // [classes, M] each; `n` is the class table. analysis::expert_scores of
+                                      // it are scores per class
+  double entropy = 0.0;               // of the router's probabilities, nats
+  double log_sum_exp_sq = 0.0;        // of the logits, squared
+  std::vector<double> together;       // [M, M]: tokens that select both; on the diagonal, the one
+  std::vector<double> router_norms;   // [M]: l2 norms of the router's rows
+  std::vector<std::uint32_t> routes;  // [S, K]: the experts of the trace's sampled tokens
+};
+
+struct TopkObservation {
+  analysis::Trace trace;  // `layer`: the block's number; items: the images, with their classes. No layers
+                          // for a model without top-k blocks
+  std::vector<TopkSums> sums;  // of the trace's layers
+};
+
+inline constexpr std::int64_t kSampledTokens = 4096;  // at most, over all batches; the same in every layer
+
+// One forward pass over the batches in evaluation mode, and with `gradients` a backward pass for the Taylor
+// sums (of each image's own cross-entropy). Labels must lie in 0 .. classes - 1.
+TopkObservation observe_topk(Model& model, const std::vector<HeldOutBatch>& batches, std::int64_t classes,
+                             bool gradients);
+
+// Norm of the change of h = sum_k g_k f_k when one expert goes and the other gates grow to the old sum s:
+// g / (s - g) norm(s f - h), exactly (s is 1 with renormalised gates). From outputs [tokens, K, dim] and
+// gates [tokens, K], double [tokens, K]; 0 where the other gates are all 0, so that nothing could replace it.
+at::Tensor renormalised_damage(const at::Tensor& outputs, const at::Tensor& gates);
+
+}  // namespace exfusion
