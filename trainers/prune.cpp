@@ -77,7 +77,7 @@ KeptExperts choose(const po::variables_map& given, const M& model, const std::ve
   const std::string score = given["score"].as<std::string>();
   if (needs_weights_alone(score)) return kept_experts(weight_scores(model, score), number);
   const std::string file = given["scores"].as<std::string>();
-  const ExpertScores scores = read_scores(file, score);
+  const ScoresByLayer scores = read_scores(file, score);
   expect_scores_of(scores, layers, experts, file);
   return kept_experts(scores, number);
 }

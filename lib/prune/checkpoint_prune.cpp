@@ -41,13 +41,13 @@ std::vector<std::int64_t> topk_blocks(const LoadedModel& model) {
   return blocks;
 }
 
-ExpertScores weight_scores(const LoadedModel& model, const std::string& score) {
+ScoresByLayer weight_scores(const LoadedModel& model, const std::string& score) {
   const at::NoGradGuard no_grad;
   const std::map<std::string, at::Tensor> tensors = tensors_by_name(*model.model);
   const std::vector<const char*> names =
       scores_router(score) ? std::vector<const char*>{"router.weight"}
                            : std::vector<const char*>{"experts.fc1.weight", "experts.fc2.weight"};
-  ExpertScores scores;
+  ScoresByLayer scores;
   for (const std::int64_t block : topk_blocks(model)) {
     for (std::int64_t e = 0; e < model.config.vit.ffn.experts; ++e) {
       WeightSums sums;

@@ -14,7 +14,7 @@ namespace exfusion {
 std::vector<std::int64_t> topk_blocks(const LoadedModel& model);
 
 // A score of prune/weight_scores.h, by block.
-ExpertScores weight_scores(const LoadedModel& model, const std::string& score);
+ScoresByLayer weight_scores(const LoadedModel& model, const std::string& score);
 
 // The model with these experts alone, numbered anew in their order; gates as in training, over what remains.
 // `kept` has every block of topk_blocks, with as many experts each. `what` says how, for the model card.

@@ -169,7 +169,7 @@ HfModel read_hf_model(const fs::path& folder) {
   return model;
 }
 
-ExpertScores weight_scores(const HfModel& model, const std::string& score) {
+ScoresByLayer weight_scores(const HfModel& model, const std::string& score) {
   std::map<std::int64_t, std::vector<WeightSums>> sums;
   for (const std::int64_t layer : model.layers) sums[layer].resize(static_cast<std::size_t>(model.experts));
   for (const SafetensorsFile& file : model.files) {
@@ -183,7 +183,7 @@ ExpertScores weight_scores(const HfModel& model, const std::string& score) {
         experts[e].add(weights[static_cast<std::int64_t>(e)]);
     }
   }
-  ExpertScores scores;
+  ScoresByLayer scores;
   for (const auto& [layer, experts] : sums) {
     for (std::size_t e = 0; e < experts.size(); ++e)
       scores[layer].push_back(weight_score(

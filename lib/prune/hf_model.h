@@ -30,6 +30,6 @@ bool is_hf_model(const std::filesystem::path& folder);
 HfModel read_hf_model(const std::filesystem::path& folder);
 
 // A score of prune/weight_scores.h, tensor by tensor.
-ExpertScores weight_scores(const HfModel& model, const std::string& score);
+ScoresByLayer weight_scores(const HfModel& model, const std::string& score);
 
 }  // namespace exfusion

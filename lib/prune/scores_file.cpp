@@ -33,9 +33,9 @@ std::string reported_name(const std::string& score) {
                                fmt::join(weight_score_names(), ", "), fmt::join(names, ", ")));
 }
 
-ExpertScores from_trace(const fs::path& file, const std::string& score) {
+ScoresByLayer from_trace(const fs::path& file, const std::string& score) {
   const analysis::Trace trace = analysis::read_trace(file);
-  ExpertScores scores;
+  ScoresByLayer scores;
   for (const analysis::TraceLayer& layer : trace.layers) {
     const std::vector<analysis::Score> all =
         analysis::expert_scores(analysis::accumulate(layer, trace.experts));
@@ -49,13 +49,14 @@ ExpertScores from_trace(const fs::path& file, const std::string& score) {
 }
 
 // Throws json::exception where the document is another one.
-ExpertScores from_document(const json& document, const std::string& file, const std::string& score) {
-  ExpertScores scores;
+ScoresByLayer from_document(const json& document, const std::string& file, const std::string& score) {
+  ScoresByLayer scores;
   for (const json& layer : document.at("layers")) {
     const auto number = layer.at("layer").get<std::int64_t>();
     if (number < 0 || number >= kMostLayers)
       throw FormatError(fmt::format("{}: layer {}: no number of a layer", file, number));
-    const json& all = layer.at("scores");
+    if (!layer.contains("scores")) continue;  // looked at otherwise
+    const json& all = layer["scores"];
     const json one =
         all.contains(score) && all[score].is_object() ? all[score].value("values", json()) : json();
     if (one.is_null())
@@ -63,10 +64,11 @@ ExpertScores from_document(const json& document, const std::string& file, const 
     if (!scores.emplace(number, one.get<std::vector<double>>()).second)
       throw FormatError(fmt::format("{}: layer {} is there twice", file, number));
   }
+  if (scores.empty()) throw FormatError(file + ": holds no scores of any layer");
   return scores;
 }
 
-ExpertScores from_json(const fs::path& file, const std::string& score) {
+ScoresByLayer from_json(const fs::path& file, const std::string& score) {
   const json document = parse_json_object(read_file(file, kLargestJson), file.string());
   try {
     return from_document(document, file.string(), score);
@@ -83,7 +85,7 @@ void check_file_score(const std::string& score) {
   reported_name(score);
 }
 
-ExpertScores read_scores(const fs::path& file, const std::string& score) {
+ScoresByLayer read_scores(const fs::path& file, const std::string& score) {
   const std::string name = reported_name(score);
   std::error_code ignored;
   if (!fs::is_regular_file(file, ignored)) throw FormatError(file.string() + ": no such file");

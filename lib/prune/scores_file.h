@@ -12,6 +12,6 @@ void check_file_score(const std::string& score);
 
 // `file` is a routing trace (docs/formats.md) or the JSON of exfusion-analyze. Throws UsageError for another
 // name, FormatError where the file has no such score, FileError.
-ExpertScores read_scores(const std::filesystem::path& file, const std::string& score);
+ScoresByLayer read_scores(const std::filesystem::path& file, const std::string& score);
 
 }  // namespace exfusion

@@ -24,7 +24,7 @@ std::int64_t kept_number(double keep, std::int64_t experts, std::int64_t top_k) 
   return number;
 }
 
-void expect_scores_of(const ExpertScores& scores, const std::vector<std::int64_t>& layers,
+void expect_scores_of(const ScoresByLayer& scores, const std::vector<std::int64_t>& layers,
                       std::int64_t experts, const std::string& source) {
   std::vector<std::int64_t> scored;
   for (const auto& [layer, values] : scores) scored.push_back(layer);
@@ -38,7 +38,7 @@ void expect_scores_of(const ExpertScores& scores, const std::vector<std::int64_t
   }
 }
 
-KeptExperts kept_experts(const ExpertScores& scores, std::int64_t number) {
+KeptExperts kept_experts(const ScoresByLayer& scores, std::int64_t number) {
   KeptExperts kept;
   for (const auto& [layer, values] : scores) {
     const std::vector<std::size_t> order = analysis::prune_order(values);

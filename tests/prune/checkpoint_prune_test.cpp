@@ -78,8 +78,8 @@ TEST(CheckpointPrune, BlocksAreThoseWithExpertsAndOtherModelsAreRefused) {
 TEST(CheckpointPrune, WeightScoresAreOfTheExpertsOwnTensors) {
   const LoadedModel source = trained("{name: topk, experts: 3}");
   const auto parameters = source.model->named_parameters();
-  const ExpertScores norms = weight_scores(source, "weight_norm"),
-                     rows = weight_scores(source, "router_norm");
+  const ScoresByLayer norms = weight_scores(source, "weight_norm"),
+                      rows = weight_scores(source, "router_norm");
   for (std::int64_t block = 0; block < 2; ++block) {
     const std::string name = "blocks." + std::to_string(block) + ".mlp.";
     for (std::int64_t e = 0; e < 3; ++e) {

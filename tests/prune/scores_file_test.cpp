@@ -23,14 +23,14 @@ TEST_F(ScoresFile, ReadsTheValuesOfEachLayerFromJson) {
   const auto file = write(
       R"({"layers": [{"layer": 3, "scores": {"man": {"b": 1, "values": [1, 2.5]}, "gate_norm": {"values": [7, 8]}}},
                      {"layer": 0, "scores": {"man": {"values": [0, -1e3]}, "gate_norm": {"values": [5, 6]}}}]})");
-  EXPECT_EQ(read_scores(file, "man"), (ExpertScores{{0, {0, -1000}}, {3, {1, 2.5}}}));
-  EXPECT_EQ(read_scores(file, "s_011"), (ExpertScores{{0, {5, 6}}, {3, {7, 8}}}));
+  EXPECT_EQ(read_scores(file, "man"), (ScoresByLayer{{0, {0, -1000}}, {3, {1, 2.5}}}));
+  EXPECT_EQ(read_scores(file, "s_011"), (ScoresByLayer{{0, {5, 6}}, {3, {7, 8}}}));
   EXPECT_EQ(read_scores(file, "s_101"), read_scores(file, "man"));
 }
 
 TEST_F(ScoresFile, ReadsATraceOfCounts) {
   const auto file = write("layer,domain,expert,count\n2,a,0,5\n2,a,1,3\n2,b,1,4\n");
-  EXPECT_EQ(read_scores(file, "frequency"), (ExpertScores{{2, {5, 7}}}));
+  EXPECT_EQ(read_scores(file, "frequency"), (ScoresByLayer{{2, {5, 7}}}));
   EXPECT_THROW(read_scores(file, "msan"), FormatError);
   EXPECT_THROW(read_scores(file, "taylor"), FormatError);
 }

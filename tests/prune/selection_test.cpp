@@ -37,7 +37,7 @@ TEST(KeptExperts, AreTheHighestAndOfEqualOnesTheHigherNumbers) {
 }
 
 TEST(ExpectScoresOf, RefusesOtherLayersAndOtherNumbersOfExperts) {
-  const ExpertScores scores = {{0, {1, 2}}, {2, {1, 2}}};
+  const ScoresByLayer scores = {{0, {1, 2}}, {2, {1, 2}}};
   EXPECT_NO_THROW(expect_scores_of(scores, {0, 2}, 2, "t.h5"));
   EXPECT_THROW(expect_scores_of(scores, {0, 1}, 2, "t.h5"), FormatError);
   EXPECT_THROW(expect_scores_of(scores, {0}, 2, "t.h5"), FormatError);
