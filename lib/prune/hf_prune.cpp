@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/json_text.h"
 #include "io/open_files.h"
+#include "io/safetensors_format.h"
 #include "io/safetensors_layout.h"
 
 namespace exfusion {
@@ -42,8 +43,8 @@ std::optional<Remainder> remainder(const HfModel& model, const KeptExperts& kept
 at::Tensor described(const TensorInfo& info, const Remainder& rest, const std::string& file) {
   const std::optional<at::ScalarType> type = scalar_type(info.dtype);
   if (!type)
-    throw FormatError(
-        fmt::format("{}: tensor '{}': weights of type {} are not supported", file, rest.name, info.dtype));
+    throw FormatError(fmt::format("{}: tensor {}: weights of type {} are not supported", file,
+                                  quoted_name(rest.name), info.dtype));
   std::vector<std::int64_t> shape = info.shape;
   if (rest.rows) shape.front() = static_cast<std::int64_t>(rest.rows->size());
   return at::empty(shape, at::TensorOptions(*type).device(at::kMeta));
@@ -100,16 +101,15 @@ std::string pruned_index(const HfModel& model, Written written) {
   return index.dump(2) + "\n";
 }
 
+constexpr std::string_view kOtherWeights[] = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx"};
+
 // Tokenizer, generation config, licence: whatever does not hold weights.
 void copy_other_files(const HfModel& model, const fs::path& folder) {
   for (const fs::directory_entry& entry : fs::directory_iterator(model.folder)) {
     const std::string name = entry.path().filename().string(), kind = entry.path().extension().string();
     if (fs::exists(folder / name) || kind == ".safetensors" || name.ends_with(".index.json")) continue;
-    const bool weights =
-        std::ranges::count(
-            std::vector<std::string>{".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx"}, kind) > 0;
     std::error_code error;
-    if (weights || !entry.is_regular_file(error)) {
+    if (std::ranges::count(kOtherWeights, kind) > 0 || !entry.is_regular_file(error)) {
       log_info("not copied: {}", entry.path().string());
     } else if (!fs::copy_file(entry.path(), folder / name, error)) {
       throw FileError(fmt::format("cannot copy {}: {}", entry.path().string(), error.message()));
