@@ -111,7 +111,7 @@ def refused(done, *words, code=2):
     assert done.returncode == code, f"exit code {done.returncode}: {done.stderr}"
     assert done.stdout == "", done.stdout
     lines = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert lines and all(re.match(r"exfusion-(train|eval|export|upcycle|compare|analyze): \S", line) for line in lines), done.stderr
+    assert lines and all(re.match(r"exfusion-(train|eval|export|upcycle|compare|analyze|prune): \S", line) for line in lines), done.stderr
     for word in words:
         assert any(word in line for line in lines), f"'{word}' is not in {lines}"
     return lines

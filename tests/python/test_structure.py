@@ -27,8 +27,9 @@ ARROWS = {
     "analysis": "core io nn optim data dist",
     "observe": "core io nn data fusion models analysis",
     "train": "core io nn optim data dist fusion models analysis observe",
+    "prune": "core io models analysis train",
     "compare": "core io optim data train",
-    "trainers": "core io nn optim data dist fusion models analysis observe train compare",
+    "trainers": "core io nn optim data dist fusion models analysis observe train prune compare",
 }
 
 # Headers that are slow to compile or belong to one owner: where each may be included.
