@@ -3,14 +3,13 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <exception>
 #include <iostream>
 #include <new>
-#include <sstream>
 
 #include "core/allocation.h"
 #include "core/error.h"
+#include "core/last_words.h"
 #include "train/versions.h"
 
 namespace exfusion {
@@ -60,10 +59,7 @@ bool answered(const ProgramOptions& program, const po::variables_map& given) {
 }
 
 int run_program(const std::string& name, const std::function<int()>& body) {
-  const auto report = [&](const std::string& message) {
-    std::istringstream lines(message);
-    for (std::string line; std::getline(lines, line);) fmt::print(stderr, "{}: {}\n", name, line);
-  };
+  const auto report = [&](const std::string& message) { say_last_words(name, message); };
   keep_freed_memory();
   try {
     return body();

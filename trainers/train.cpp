@@ -1,29 +1,30 @@
 // exfusion-train: trains what a recipe describes, or goes on with an earlier run.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/error.h"
+#include "core/last_words.h"
 #include "core/log.h"
-#include "core/recipe.h"
 #include "dist/cluster_check.h"
+#include "dist/connect.h"
 #include "dist/launch.h"
 #include "dist/local_ranks.h"
 #include "program.h"
 #include "train/loop.h"
-#include "train/memory.h"
 #include "train/plan.h"
-#include "train/start_weights.h"
+#include "train_command.h"
 #include "train_options.h"
 
 namespace exfusion {
 namespace {
 namespace fs = std::filesystem;
 namespace po = boost::program_options;
+
+constexpr const char* kProgram = "exfusion-train";
 
 // What is known of a run that a signal stopped: no accuracy of its last step, no export.
 std::string json_text(const fs::path& run, const RunOutcome& outcome) {
@@ -41,21 +42,17 @@ std::string json_text(const fs::path& run, const RunOutcome& outcome) {
   return result.dump();
 }
 
-fs::path run_path(const po::variables_map& given, const std::string& name) {
-  if (given.count("resume") && !resumes_automatically(given)) return given["resume"].as<std::string>();
-  return given.count("out") ? fs::path(given["out"].as<std::string>()) : fs::path("runs") / name;
-}
-
 // The lead's; the others only know the path. That it may not be is said once, by the lead.
 RunFolder open_folder(const po::variables_map& given, const std::string& resolved, const Ranks& ranks,
-                      const fs::path& path, bool resume) {
+                      const fs::path& path, bool automatic, bool resume) {
+  const bool overwrite = given["overwrite"].as<bool>() || (automatic && RunFolder::is_unused(path));
   std::optional<RunFolder> folder;
   std::exception_ptr refusal;
   try {
     if (ranks.lead() && resume) RunFolder::check_recipe(path, resolved);
     folder.emplace(!ranks.lead() ? RunFolder::of_other_rank(path)
                    : resume      ? RunFolder::open(path)
-                                 : RunFolder::create(path, given["overwrite"].as<bool>()));
+                                 : RunFolder::create(path, overwrite));
   } catch (const Error&) {
     refusal = std::current_exception();
   }
@@ -68,8 +65,9 @@ RunFolder open_folder(const po::variables_map& given, const std::string& resolve
 RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& config,
                            const std::string& resolved, const Ranks& ranks, const fs::path& path) {
   const bool automatic = ranks.restarted() || resumes_automatically(given);
-  const bool resume = automatic ? ranks.agree(fs::exists(path)) : given.count("resume") != 0;
-  const RunFolder folder = open_folder(given, resolved, ranks, path, resume);
+  const bool resume =
+      automatic ? ranks.agree(fs::exists(path) && !RunFolder::is_unused(path)) : given.count("resume") != 0;
+  const RunFolder folder = open_folder(given, resolved, ranks, path, automatic, resume);
   try {
     return run_training(config, resolved, folder, resume, given["profile"].as<std::int64_t>(), ranks);
   } catch (const Error& error) {
@@ -80,13 +78,13 @@ RunOutcome train_in_folder(const po::variables_map& given, const RunConfig& conf
   }
 }
 
-int train(const po::variables_map& given, const RunConfig& config, const std::string& resolved) {
+int train(const po::variables_map& given, const TrainCommand& command) {
+  const RunConfig& config = *command.config;
   const fs::path path = run_path(given, config.name);
-  if (given["overwrite"].as<bool>()) check_sources_are_outside(config, path);
-  const Ranks ranks(config);
+  const Ranks ranks(config, command.fields());
   RunOutcome outcome;
   try {
-    outcome = train_in_folder(given, config, resolved, ranks, path);
+    outcome = train_in_folder(given, config, command.resolved, ranks, path);
     ranks.finish();
   } catch (const std::exception& error) {
     ranks.failed(error.what());
@@ -95,10 +93,9 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
   if (given["json"].as<bool>() && ranks.lead()) std::cout << json_text(path, outcome) << "\n";
   if (outcome.signal != 0 && !ranks.lead()) throw Interrupted("", outcome.signal);  // one says it
   if (outcome.signal != 0)
-    throw Interrupted(
-        fmt::format("stopped by signal {} after step {}, saved; go on with: exfusion-train --resume {}",
-                    outcome.signal, outcome.step, path.string()),
-        outcome.signal);
+    throw Interrupted(fmt::format("stopped by signal {} after step {}, saved; go on with: {}", outcome.signal,
+                                  outcome.step, ranks.resume_command(path)),
+                      outcome.signal);
   if (outcome.already_finished)
     log_info("{}: the run is finished: {} steps are done", path.string(), outcome.step);
   log_info("test accuracy {:.4f} ({}), {:.4f} (fp32); best {:.4f}, selected on {}", outcome.accuracy,
@@ -106,39 +103,41 @@ int train(const po::variables_map& given, const RunConfig& config, const std::st
   return 0;
 }
 
-// Under a launcher, by one rank.
-int print_once(const std::string& text) {
-  if (launch_from_environment().rank == 0) std::cout << text;
+// What needs one rank alone: the others have only come for the same.
+int describe(const TrainCommand& command) {
+  const RunConfig& config = *command.config;
+  const Launch launch = only_meet(launch_from_environment(), config.dist.timeout, command.fields());
+  if (launch.rank != 0) return 0;
+  std::cout << (command.purpose == "--dry-run" ? plan_text(config, launch) : command.resolved);
   return 0;
 }
 
 int run(int argc, char** argv) {
   const ProgramOptions program = train_options();
-  const po::variables_map given = parse_options(program, argc, argv);
-  if (answered(program, given)) return 0;
-  if (given["list"].as<bool>()) return list_choices(), 0;
-  check_options(given);
-  if (const int ranks = ranks_to_start(given)) return run_local_ranks(ranks, without_nproc(argc, argv));
-  if (given["check-cluster"].as<bool>() && !given.count("recipe")) return check_cluster({}, "cpu"), 0;
-  const auto sets =
-      given.count("set") ? given["set"].as<std::vector<std::string>>() : std::vector<std::string>{};
-  const bool resume = given.count("resume") && !resumes_automatically(given);
-  if (resume) RunFolder::check(given["resume"].as<std::string>());
-  Recipe recipe = Recipe::load(
-      resume ? given["resume"].as<std::string>() + "/recipe.yaml" : given["recipe"].as<std::string>(), sets);
-  const RunConfig config = resume ? parse_resumed(recipe) : parse_run(recipe);
-  const std::string resolved = recipe.resolved();
-  if (given["check-cluster"].as<bool>()) return check_cluster(config.dist, config.train.device), 0;
-  if (given["print-recipe"].as<bool>()) return print_once(resolved);
-  const Launch launch = launch_from_environment();
-  check_memory(config, launch.world, std::max(1, launch.local_world));
-  if (given["dry-run"].as<bool>()) return print_once(plan_text(config));
-  return train(given, config, resolved);
+  po::variables_map given;
+  TrainCommand command;
+  try {
+    given = parse_options(program, argc, argv);
+    if (answered(program, given)) return 0;
+    if (given["list"].as<bool>()) return list_choices(), 0;
+    check_options(given);
+    if (const int ranks = ranks_to_start(given)) return run_local_ranks(ranks, without_nproc(argc, argv));
+    command = read_command(given);
+  } catch (const Error& error) {  // at once here, and then on the other ranks
+    say_last_words(kProgram, error.what());
+    could_not_start(error.what());
+    throw Error("", error.exit_code);
+  }
+  const DistConfig dist = command.config ? command.config->dist : DistConfig();
+  const std::string device = command.config ? command.config->train.device : "cpu";
+  if (given["check-cluster"].as<bool>()) return check_cluster(dist, device, command.fields()), 0;
+  if (given["print-recipe"].as<bool>() || given["dry-run"].as<bool>()) return describe(command);
+  return train(given, command);
 }
 
 }  // namespace
 }  // namespace exfusion
 
 int main(int argc, char** argv) {
-  return exfusion::run_program("exfusion-train", [&] { return exfusion::run(argc, argv); });
+  return exfusion::run_program(exfusion::kProgram, [&] { return exfusion::run(argc, argv); });
 }

@@ -47,7 +47,7 @@ std::string row_name(std::string arm) {
 
 Batch first_batch(const RunConfig& config, const ProcessGroup& group) {
   const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
-  const auto [first, last] = rows_of_rank(config, group);
+  const auto [first, last] = rows_of_rank(config, group.rank(), group.world());
   return make_batch(*data.train,
                     {.data = config.data,
                      .seed = config.seed,

@@ -69,6 +69,7 @@ void finish(Conduct& conduct, const PlannedRun& run, const JobEnd& how) {
 // Takes over what is finished and runs the rest.
 void run_stage(Conduct& conduct, const std::string& title, const std::vector<PlannedRun>& runs) {
   std::vector<Job> jobs;
+  std::vector<PlannedRun> to_run;
   std::map<std::string, const PlannedRun*> by_name;
   for (const PlannedRun& run : runs) {
     if (const auto kept = kept_result(conduct.launch, run)) {
@@ -76,10 +77,12 @@ void run_stage(Conduct& conduct, const std::string& title, const std::vector<Pla
       conduct.ended += 1;
     } else {
       jobs.push_back(run_job(conduct.launch, run));
+      to_run.push_back(run);
       by_name[run.name] = &run;
     }
   }
   if (runs.empty()) return;
+  check_can_start(conduct.plan, to_run);
   log_info("{}: {} runs, {} of them finished before", title, runs.size(), runs.size() - jobs.size());
   const int signal =
       run_jobs(jobs, static_cast<int>(conduct.plan.jobs), [&](const Job& job, const JobEnd& how) {

@@ -8,10 +8,13 @@
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "core/recipe.h"
 #include "data/loader.h"
+#include "train/device.h"
+#include "train/memory.h"
 #include "train/run_config.h"
 
 namespace exfusion {
@@ -219,6 +222,22 @@ std::vector<PlannedRun> matched_runs(const ComparisonPlan& plan, const std::stri
     }
   }
   return runs;
+}
+
+void check_can_start(const ComparisonPlan& plan, const std::vector<PlannedRun>& runs) {
+  const auto at_a_time = std::min<std::size_t>(static_cast<std::size_t>(plan.jobs), runs.size());
+  std::set<std::pair<std::string, std::string>> checked;  // seeds and lengths change neither
+  for (const PlannedRun& run : runs) {
+    if (!run.scaled_by.empty() || !checked.insert({run.arm, run.value}).second) continue;
+    const RunConfig config = parse_with(plan.recipe, run.sets, nullptr);
+    training_device(config.train.device);
+    try {
+      check_memory(config, 1, static_cast<int>(at_a_time));
+    } catch (const RecipeError& error) {
+      throw RecipeError(fmt::format("the arm {}: {}{}", run.arm, error.what(),
+                                    at_a_time > 1 ? "; or by fewer --jobs" : ""));
+    }
+  }
 }
 
 std::vector<std::string> length_sets(const ComparisonPlan& plan, std::int64_t steps) {

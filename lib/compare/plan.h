@@ -68,6 +68,10 @@ std::vector<PlannedRun> equal_steps_runs(const ComparisonPlan& plan,
 std::vector<PlannedRun> matched_runs(const ComparisonPlan& plan, const std::string& stage,
                                      const std::map<std::string, std::string>& chosen);
 
+// Throws UsageError or RecipeError, naming the arm, if this machine has not the device of one of these runs,
+// or not the memory for plan.jobs runs of its kind at a time.
+void check_can_start(const ComparisonPlan& plan, const std::vector<PlannedRun>& runs);
+
 // The --set options of a run of `steps` steps that keep the shape of its schedules: warm-up in proportion.
 std::vector<std::string> length_sets(const ComparisonPlan& plan, std::int64_t steps);
 

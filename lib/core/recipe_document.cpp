@@ -255,6 +255,9 @@ void RecipeDocument::apply_set(const std::string& set) {
   if (parts.size() > 32) return problem("", origin, "the key has more than 32 names");
   if (parts.front() == "include") return problem("", origin, "include can stand only in a file");
   const RecipeNode& above = nearest(key);
+  if (above.is_none() && sources[above.origin.source].set && !find(key))
+    return problem("", origin,
+                   fmt::format("'{}' cannot be set: {} took its section away", key, place(above.origin)));
   if ((above.kind == Kind::scalar && !above.is_none()) || above.kind == Kind::list) {
     if (!find(key))
       return problem(

@@ -24,7 +24,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kPatience(60);
 constexpr std::chrono::seconds kRollCall(5);
-constexpr std::int64_t kSizes[] = {1 << 10, 32 << 10, 1 << 20, 16 << 20, 64 << 20};  // bytes
+constexpr std::int64_t kSizes[] = {1 << 10, 32 << 10, 1 << 20, 4 << 20,
+                                   16 << 20};  // bytes; 4 MiB: about a unit of gradients
 
 // One collective on a tensor [n] of float32: what it holds before, the call, and what it must hold after.
 struct Trial {
@@ -163,8 +164,9 @@ void measure_all(const Connection& connection, const std::string& device) {
                   std::chrono::duration<double, std::milli>(Clock::now() - start).count() / 20));
 }
 
-// Gloo's errors name an address at best: every rank that still runs says so in the store.
-std::string roll_call(const Connection& connection) {
+// Gloo's errors name an address at best: every rank that still runs says so in the store. How many do not,
+// and who.
+std::pair<int, std::string> roll_call(const Connection& connection) {
   const Launch& launch = connection.launch;
   try {
     connection.store->set(fmt::format("answers/{}", launch.rank), "1");
@@ -178,18 +180,19 @@ std::string roll_call(const Connection& connection) {
         silent.push_back(
             fmt::format("rank {} on host {}", rank, connection.hosts[static_cast<std::size_t>(rank)]));
     }
-    return silent.empty() ? "all ranks still answer"
-                          : fmt::format("no answer from {}", fmt::join(silent, ", "));
+    return {static_cast<int>(silent.size()), silent.empty()
+                                                 ? "all ranks still answer"
+                                                 : fmt::format("no answer from {}", fmt::join(silent, ", "))};
   } catch (const DistributedError&) {
-    return no_answer_from_store(launch);
+    return {0, no_answer_from_store(launch)};
   }
 }
 
 }  // namespace
 
-void check_cluster(DistConfig config, const std::string& device) {
+void check_cluster(DistConfig config, const std::string& device, const Fields& purpose) {
   config.timeout = std::min<std::chrono::milliseconds>(config.timeout, kPatience);
-  const Connection connection = connect(launch_from_environment(), config, device);
+  const Connection connection = connect(launch_from_environment(), config, device, purpose);
   const RankThreads threads = threads_of_rank(config.threads, connection.launch);
   at::set_num_threads(threads.count);
   print_ranks(connection, threads);
@@ -204,9 +207,9 @@ void check_cluster(DistConfig config, const std::string& device) {
   } catch (const DistributedError& error) {
     if (connection.launch.rank == 0) fmt::print("\n");
     std::fflush(stdout);
-    const std::string answer = roll_call(connection);
+    const auto [silent, answer] = roll_call(connection);
     connection.group.close();
-    leave(*connection.store, connection.launch);
+    leave(*connection.store, connection.launch, silent);
     throw DistributedError(fmt::format("{}; {}", answer, error.what()));
   }
   leave(*connection.store, connection.launch);

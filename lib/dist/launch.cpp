@@ -31,7 +31,8 @@ std::optional<std::int64_t> whole_number(const std::string& text) {
   return error == std::errc() && stop == end ? std::optional<std::int64_t>(value) : std::nullopt;
 }
 
-std::optional<int> number(const char* name, int least, int most) {
+// `bound`: whence `most`, for the message.
+std::optional<int> number(const char* name, int least, int most, const char* bound = nullptr) {
   const std::optional<std::string> text = variable(name);
   if (!text) return std::nullopt;
   const std::optional<std::int64_t> value = whole_number(*text);
@@ -39,12 +40,13 @@ std::optional<int> number(const char* name, int least, int most) {
     throw UsageError(
         most == kAnyNumber
             ? fmt::format("{} is '{}': a whole number of at least {} was expected", name, *text, least)
-            : fmt::format("{} is '{}': a whole number from {} to {} was expected", name, *text, least, most));
+            : fmt::format("{} is '{}': a whole number from {} to {} was expected{}", name, *text, least, most,
+                          bound ? fmt::format(" ({} is {})", bound, most + 1) : ""));
   return static_cast<int>(*value);
 }
 
-int needed(const char* name, int least, int most, const char* beside) {
-  const std::optional<int> value = number(name, least, most);
+int needed(const char* name, int least, int most, const char* beside, const char* bound = nullptr) {
+  const std::optional<int> value = number(name, least, most, bound);
   if (!value) throw UsageError(fmt::format("{} is set, but {} is not", beside, name));
   return *value;
 }
@@ -68,13 +70,14 @@ Launch from_plain_variables() {
   Launch launch;
   launch.launcher = variable("TORCHELASTIC_RUN_ID") ? "torchrun" : "environment";
   launch.world = needed("WORLD_SIZE", 1, kMostRanks, "RANK");
-  launch.rank = *number("RANK", 0, launch.world - 1);
+  launch.rank = *number("RANK", 0, launch.world - 1, "WORLD_SIZE");
   const bool one_machine = is_loopback(variable("MASTER_ADDR").value_or("")) || launch.world == 1;
   launch.local_world = number("LOCAL_WORLD_SIZE", 1, launch.world).value_or(one_machine ? launch.world : 0);
   require_master(launch);
   read_master(launch, "127.0.0.1", Launch().master_port);
   const std::optional<int> local =
-      number("LOCAL_RANK", 0, (launch.local_world ? launch.local_world : launch.world) - 1);
+      number("LOCAL_RANK", 0, (launch.local_world ? launch.local_world : launch.world) - 1,
+             variable("LOCAL_WORLD_SIZE") ? "LOCAL_WORLD_SIZE" : "WORLD_SIZE");
   if (!local && launch.local_world != launch.world)
     throw UsageError("RANK is set, but LOCAL_RANK is not: the number of this process on its machine");
   launch.local_rank = local.value_or(launch.rank);
@@ -88,9 +91,10 @@ Launch from_mpirun() {
   launch.launcher = "mpirun";
   const char* const kRank = "OMPI_COMM_WORLD_RANK";
   launch.world = needed("OMPI_COMM_WORLD_SIZE", 1, kMostRanks, kRank);
-  launch.rank = *number(kRank, 0, launch.world - 1);
+  launch.rank = *number(kRank, 0, launch.world - 1, "OMPI_COMM_WORLD_SIZE");
   launch.local_world = needed("OMPI_COMM_WORLD_LOCAL_SIZE", 1, launch.world, kRank);
-  launch.local_rank = needed("OMPI_COMM_WORLD_LOCAL_RANK", 0, launch.local_world - 1, kRank);
+  launch.local_rank =
+      needed("OMPI_COMM_WORLD_LOCAL_RANK", 0, launch.local_world - 1, kRank, "OMPI_COMM_WORLD_LOCAL_SIZE");
   require_master(launch);
   read_master(launch, "127.0.0.1", Launch().master_port);
   return launch;
@@ -157,6 +161,16 @@ Launch launch_from_environment() {
 
 bool is_loopback(const std::string& host) {
   return host == "localhost" || host == "localhost.localdomain" || host == "::1" || host.starts_with("127.");
+}
+
+std::string rank_names(const std::vector<int>& ranks) {
+  std::vector<std::string> spans;
+  for (std::size_t first = 0, last; first < ranks.size(); first = last) {
+    for (last = first + 1; last < ranks.size() && ranks[last] == ranks[last - 1] + 1;) ++last;
+    spans.push_back(last - first > 1 ? fmt::format("{}-{}", ranks[first], ranks[last - 1])
+                                     : std::to_string(ranks[first]));
+  }
+  return fmt::format("rank{} {}", ranks.size() == 1 ? "" : "s", fmt::join(spans, ", "));
 }
 
 RankThreads threads_of_rank(std::int64_t asked, const Launch& launch) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace exfusion {
 
@@ -24,6 +25,9 @@ Launch launch_from_environment();
 
 // 127.0.0.1, localhost and the like: all ranks are on this machine.
 bool is_loopback(const std::string& host);
+
+// "rank 3", "ranks 0-2, 5"; `ranks` in order.
+std::string rank_names(const std::vector<int>& ranks);
 
 struct RankThreads {
   int count = 1;

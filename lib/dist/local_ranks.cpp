@@ -19,6 +19,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "dist/rank_words.h"
 
 namespace exfusion {
 namespace {
@@ -95,6 +96,7 @@ class LocalRanks {
   int exit_code() const;
 
   std::vector<Child> children_;
+  RankWords words_;
   sigset_t watched_, before_;
   int passed_on_ = 0;                // the last signal passed on
   std::optional<int> first_failed_;  // with an exit code of its own
@@ -124,6 +126,7 @@ int LocalRanks::run(const std::vector<std::string>& arguments) {
     const int signal = sigtimedwait(&watched_, nullptr, &pause);
     if (signal > 0 && signal != SIGCHLD) pass_on(signal);
     collect();
+    words_.collect(!running());
     enforce();
   }
   return exit_code();
@@ -138,7 +141,8 @@ pid_t LocalRanks::start(int rank, const Listener& listener, const std::vector<st
       {"LOCAL_WORLD_SIZE", count},
       {"MASTER_ADDR", "127.0.0.1"},
       {"MASTER_PORT", std::to_string(listener.port)},
-      {"EXFUSION_STORE_FD", rank == 0 ? std::to_string(listener.fd) : ""}};
+      {"EXFUSION_STORE_FD", rank == 0 ? std::to_string(listener.fd) : ""},
+      {"EXFUSION_LAST_WORDS", std::to_string(words_.socket())}};
   std::vector<std::string> environment = environment_with(ours), words = arguments;
   words.insert(words.begin(), "exfusion-train");
   const std::vector<char*> argv = pointers(words), envp = pointers(environment);
@@ -157,6 +161,7 @@ pid_t LocalRanks::start(int rank, const Listener& listener, const std::vector<st
   const int nothing = open("/dev/null", O_RDONLY);
   if (nothing > 0) dup2(nothing, 0);
   if (rank == 0) fcntl(listener.fd, F_SETFD, 0);
+  fcntl(words_.socket(), F_SETFD, 0);
   execve("/proc/self/exe", argv.data(), envp.data());
   _exit(127);
 }

@@ -87,6 +87,13 @@ std::string outer_address() {
   return "";
 }
 
+std::string name_problem(const std::string& host) {
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
+  const Addresses all(found, freeaddrinfo);
+  return error == 0 ? "" : gai_strerror(error);
+}
+
 bool answers(const std::string& host, int port, std::chrono::milliseconds timeout) {
   const auto until = Clock::now() + timeout;
   while (true) {

@@ -11,6 +11,9 @@ std::string address_towards(const std::string& host);
 // An address of this machine that is not loopback; "" if it has none.
 std::string outer_address();
 
+// Why `host` cannot be resolved ("Name or service not known"); "" if it can.
+std::string name_problem(const std::string& host);
+
 // Waits until something listens at host:port; false if nothing does within `timeout`.
 bool answers(const std::string& host, int port, std::chrono::milliseconds timeout);
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/last_words.h"
 #include "core/log.h"
 #include "dist/hearts.h"
 
@@ -44,8 +45,7 @@ bool is_timeout(const std::string& error) {
 }
 
 void end_process(const std::string& words) {
-  fmt::print(stderr, "{}: {}\n", program_invocation_short_name, words);
-  std::fflush(stderr);
+  say_last_words(program_invocation_short_name, words);
   _exit(1);
 }
 

@@ -52,7 +52,8 @@ void prune_checkpoints(const fs::path& checkpoints, std::int64_t keep) {
   const std::string best = fs::read_symlink(checkpoints / "best", none).string();
   const std::vector<fs::path> folders = checkpoint_folders(checkpoints);
   for (const auto& entry : fs::directory_iterator(checkpoints)) {
-    if (entry.path().filename().string().ends_with(kPruned))
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(kPruned) || (name.starts_with("step-") && name.ends_with(".tmp")))
       fs::remove_all(entry.path(), none);  // a kill came between
   }
   for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {

@@ -1,6 +1,7 @@
 // Ctrl-C and SIGTERM as a flag that the loop looks at between steps. A second signal of the kind ends the
-// process at once.
+// process at once, with exit code 128 + signal.
 #pragma once
+#include <string>
 
 namespace exfusion {
 
@@ -14,5 +15,9 @@ class InterruptScope {
 };
 
 int interrupt_signal();  // 0, or the signal that arrived
+
+// What a second signal of the kind writes to stderr from now on, one line; "": nothing. At most 4 kB. From
+// one thread.
+void set_words_at_second_signal(const std::string& line);
 
 }  // namespace exfusion

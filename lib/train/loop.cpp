@@ -47,7 +47,8 @@ Batch next_batch(Loader& loader, PhaseSeconds& phases) {
 int train(Run& run, MetricsLog& metrics) {
   const RunConfig& config = run.config;
   const InterruptScope interrupts;
-  const auto [first_row, last_row] = rows_of_rank(config, run.state.group);
+  prepare_second_signal(run);
+  const auto [first_row, last_row] = rows_of_rank(config, run.state.group.rank(), run.state.group.world());
   Loader loader(run.data.train,
                 {config.data, config.seed, config.train.global_batch, config.model.vit.classes,
                  run.state.parameters->values().is_cuda(), first_row, last_row - first_row},
@@ -129,14 +130,10 @@ void describe(const Run& run) {
       run.steps_per_epoch, config.train.precision, config.train.device, run.record.threads);
 }
 
-// Before the first sums over ranks: everyone has to train the same run.
-void check_ranks(Run& run, const std::string& resolved) {
+// Before the first sums over ranks: what was not known yet when they met must be the same too.
+void check_ranks(Run& run) {
   run.ranks.check_same(
-      {{"recipe", resolved},
-       {"exfusion", exfusion_version()},
-       {"libtorch", libtorch_version()},
-       {"seed", std::to_string(run.config.seed)},
-       {"data", run.data.checksum},
+      {{"data", run.data.checksum},
        {"threads", run.config.dist.deterministic() ? std::to_string(at::get_num_threads()) : "any"}});
   run.shared_folder = run.ranks.share_folder(run.folder.path());
   if (!run.ranks.lead())
@@ -150,13 +147,13 @@ RunOutcome run_training(const RunConfig& config, const std::string& resolved, co
   const bool lead = ranks.lead();
   if (lead) log_to_file((folder.path() / "train.log").string());
   training_device(config.train.device);  // before the work of everything that would be in vain
-  rows_of_rank(config, ranks.group());
+  rows_of_rank(config, ranks.group().rank(), ranks.group().world());
   log_info("{}", memory_text(config, ranks.group().world()));
   if (lead && !resume)
     folder.write_recipe(resolved, "");  // from here on the folder is a run's, whatever happens
   Run run{.config = config, .folder = folder, .ranks = ranks, .profiled_steps = profiled_steps};
   run.data = make_datasets(config.data, config.seed, config.model.image_shape());
-  check_ranks(run, resolved);
+  check_ranks(run);
   run.steps_per_epoch = steps_per_epoch(*run.data.train, config.train.global_batch);
   run.total = total_steps(config.train, run.steps_per_epoch);
   run.state = make_training_state(

@@ -131,23 +131,25 @@ double available_memory(const fs::path& root) {
   return available;
 }
 
-std::string memory_text(const RunConfig& config, int world) {
+std::string memory_text(const RunConfig& config, int world, int local_world) {
   const StateMemory state = state_memory(config, world);
   return fmt::format(
-      "{} of state{}: {}; {} of memory are available. Activations on top: train.micro_batch and "
+      "{} of state{}: {}; {} of memory are available{}. Activations on top: train.micro_batch and "
       "train.recompute bound them",
       bytes_text(state.total()), world > 1 ? " per rank" : "", parts_text(state),
-      bytes_text(available_memory()));
+      bytes_text(available_memory()),
+      local_world > 1 ? fmt::format(" to the {} ranks of this machine together", local_world) : "");
 }
 
 void check_memory(const RunConfig& config, int world, int local_world) {
   const StateMemory state = state_memory(config, world);
   const double available = available_memory();
   if (local_world * state.total() <= available) return;
-  throw RecipeError(fmt::format(
-      "the run's state needs {}{} ({}), and {} of memory are available; less is needed by {}",
-      bytes_text(state.total()), local_world > 1 ? fmt::format(" on each of {} ranks here", local_world) : "",
-      parts_text(state), bytes_text(available), fmt::join(advice(config, world), ", ")));
+  throw RecipeError(
+      fmt::format("the run's state needs {}{} ({}), and {} of memory are available; less is needed by {}",
+                  bytes_text(state.total()),
+                  local_world > 1 ? fmt::format(" for each of {} processes here", local_world) : "",
+                  parts_text(state), bytes_text(available), fmt::join(advice(config, world), ", ")));
 }
 
 }  // namespace exfusion

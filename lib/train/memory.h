@@ -25,8 +25,9 @@ StateMemory state_memory(const RunConfig& config, int world = 1);
 // /proc and /sys are.
 double available_memory(const std::filesystem::path& root = "/");
 
-// One line: the bytes of the state and its parts, and what is available.
-std::string memory_text(const RunConfig& config, int world = 1);
+// One line: the bytes of the state and its parts, and what is available, to `local_world` ranks on this
+// machine.
+std::string memory_text(const RunConfig& config, int world = 1, int local_world = 1);
 
 // Throws RecipeError with advice if the state of the `local_world` ranks on this machine needs more than is
 // available.

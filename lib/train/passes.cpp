@@ -142,14 +142,14 @@ void sum_numbers(TrainingState& state, bool with_loss, int signal, StepResult& r
 
 }  // namespace
 
-std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, const ProcessGroup& group) {
+std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, int rank, int world) {
   const std::int64_t leaf = config.dist.deterministic() ? config.dist.leaf_batch : 1;
-  if (config.train.global_batch / leaf < group.world())
+  if (config.train.global_batch / leaf < world)
     throw RecipeError(
-        fmt::format("{} ranks cannot share the {} {} of train.global_batch: every rank needs one",
-                    group.world(), config.train.global_batch / leaf,
+        fmt::format("{} ranks cannot share the {} {} of train.global_batch: every rank needs one", world,
+                    config.train.global_batch / leaf,
                     config.dist.deterministic() ? "leaves (dist.leaf_batch)" : "samples"));
-  const auto [first, last] = leaves_of_rank(config.train.global_batch / leaf, group.rank(), group.world());
+  const auto [first, last] = leaves_of_rank(config.train.global_batch / leaf, rank, world);
   return {first * leaf, last * leaf};
 }
 

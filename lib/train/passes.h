@@ -12,7 +12,7 @@ namespace exfusion {
 
 // The rows [first, second) of every global batch that are this rank's: as even as leaves (dist.reduction:
 // deterministic) or samples allow. Throws RecipeError if there are fewer of them than ranks.
-std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, const ProcessGroup& group);
+std::pair<std::int64_t, std::int64_t> rows_of_rank(const RunConfig& config, int rank, int world);
 
 // Runs the micro-batches, or leaves, of this rank's rows and sums over ranks: the gradients (of what
 // dist.shard shards, this rank's part), `result`'s loss and signal, what the FFNs have counted, and the

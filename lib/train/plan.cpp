@@ -5,11 +5,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "data/loader.h"
 #include "train/cost.h"
 #include "train/memory.h"
+#include "train/passes.h"
+#include "train/ranks.h"
 #include "train/step.h"
 
 namespace exfusion {
@@ -30,6 +33,22 @@ std::string trial_text(const RunConfig& config, TrainingState& state, const Data
       at::get_num_threads());
 }
 
+// What each rank computes with and on.
+std::string ranks_text(const RunConfig& config, const Launch& launch, const RankThreads& threads) {
+  const auto images = [&](int rank) {
+    const auto [first, last] = rows_of_rank(config, rank, launch.world);
+    return last - first;
+  };
+  const std::int64_t most = images(0), least = images(launch.world - 1);
+  return fmt::format(
+      "{}, {} of them on this machine; each with {} threads ({}) and {} of a step's {} images; "
+      "dist.shard: {}",
+      launch.world, launch.local_world, threads.count, threads.reason,
+      most == least ? std::to_string(most)
+                    : fmt::format("{} to {}", std::min(least, most), std::max(least, most)),
+      config.train.global_batch, config.dist.shard);
+}
+
 }  // namespace
 
 std::string experts_text(const RunConfig& config, const TrainingState& state) {
@@ -47,9 +66,15 @@ std::string experts_text(const RunConfig& config, const TrainingState& state) {
   return config.control.name == "none" ? text : fmt::format("{} (control {})", text, config.control.name);
 }
 
-std::string plan_text(const RunConfig& config) {
-  if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
-  const std::string memory = memory_text(config);  // before anything of it is taken
+std::string plan_text(const RunConfig& config, const Launch& launch) {
+  const std::int64_t asked = asked_threads(config);
+  const RankThreads threads =
+      launch.world > 1 ? threads_of_rank(asked, launch) : RankThreads{static_cast<int>(asked), ""};
+  if (threads.count > 0) at::set_num_threads(threads.count);
+  const std::string ranks = launch.world > 1 ? ranks_text(config, launch, threads)
+                                             : fmt::format("1, with {} threads", at::get_num_threads());
+  // Before anything of it is taken.
+  const std::string memory = memory_text(config, launch.world, launch.local_world);
   const Datasets data = make_datasets(config.data, config.seed, config.model.image_shape());
   TrainingState state = make_training_state(config);
   const std::int64_t per_epoch = steps_per_epoch(*data.train, config.train.global_batch);
@@ -71,8 +96,10 @@ std::string plan_text(const RunConfig& config) {
       fmt::format("{} steps of {} images ({} per epoch, micro-batches of {}), {}", steps,
                   config.train.global_batch, per_epoch, config.train.micro_batch, config.train.precision));
   row("cost", cost_text(cost));
+  row("ranks", ranks);
   row("memory", memory);
-  row("measured", trial_text(config, state, *data.train, steps, per_epoch));
+  row("measured", trial_text(config, state, *data.train, steps, per_epoch) +
+                      (launch.world > 1 ? ", of one rank that does the work of all" : ""));
   return text;
 }
 

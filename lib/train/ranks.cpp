@@ -31,15 +31,20 @@ struct Ranks::State {
   bool alone() const { return connection.group.alone(); }
 };
 
+std::int64_t asked_threads(const RunConfig& config) {
+  return config.dist.threads > 0 ? config.dist.threads : config.train.threads;
+}
+
 Ranks::Ranks() : state_(std::make_unique<State>()) {}
 
-Ranks::Ranks(const RunConfig& config) : state_(std::make_unique<State>()) {
+Ranks::Ranks(const RunConfig& config, const std::map<std::string, std::string>& purpose)
+    : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.timeout = config.dist.timeout;
   state.device = training_device(config.train.device);
-  state.connection = connect(launch_from_environment(), config.dist, config.train.device);
+  state.connection = connect(launch_from_environment(), config.dist, config.train.device, purpose);
   const Launch& launch = state.connection.launch;
-  const std::int64_t asked = config.dist.threads > 0 ? config.dist.threads : config.train.threads;
+  const std::int64_t asked = asked_threads(config);
   if (state.alone()) {
     if (asked > 0) at::set_num_threads(static_cast<int>(asked));
     return;
@@ -71,6 +76,12 @@ bool Ranks::restarted() const {
   return state_->connection.launch.restarts > 0;
 }
 
+std::string Ranks::resume_command(const fs::path& run) const {
+  const Launch& launch = state_->connection.launch;
+  return fmt::format("exfusion-train --resume {}{}", run.string(),
+                     launch.store_fd >= 0 ? fmt::format(" --nproc {}", launch.world) : "");
+}
+
 bool Ranks::agree(bool lead_says) const {
   std::vector<double> answer = {lead() && lead_says ? 1.0 : 0.0};
   group().sum(answer);
@@ -79,7 +90,8 @@ bool Ranks::agree(bool lead_says) const {
 
 void Ranks::check_same(std::map<std::string, std::string> fields) const {
   if (!state_->alone())
-    check_agreement(*state_->connection.store, state_->connection.launch, std::move(fields), state_->timeout);
+    check_agreement(*state_->connection.store, state_->connection.launch, "agreement", std::move(fields),
+                    state_->timeout);
   state_->agreed = true;
 }
 

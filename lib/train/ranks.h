@@ -11,12 +11,16 @@
 
 namespace exfusion {
 
+// The threads of a rank that the recipe asks for: dist.threads, else train.threads; 0: none of them.
+std::int64_t asked_threads(const RunConfig& config);
+
 class Ranks {
  public:
   Ranks();  // this process alone
-  // Meets the others that the environment names (dist/launch.h), sets the threads of this rank, and watches
-  // the others from then on. Throws UsageError, DistributedError.
-  explicit Ranks(const RunConfig& config);
+  // Meets the others that the environment names (dist/launch.h), who must have come for the same `purpose`
+  // (dist/agreement.h), sets the threads of this rank, and watches the others from then on. Throws
+  // UsageError, DistributedError.
+  Ranks(const RunConfig& config, const std::map<std::string, std::string>& purpose);
   ~Ranks();  // without finish() or failed(): as failed()
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
@@ -25,6 +29,8 @@ class Ranks {
   bool lead() const { return group().rank() == 0; }  // writes the run's folder, speaks on the terminal
   bool restarted() const;                            // the launcher has started this job anew
   bool agree(bool lead_says) const;                  // what the lead says, on every rank
+  std::string resume_command(
+      const std::filesystem::path& run) const;  // as this run was started: with --nproc
 
   // Throws DistributedError on all ranks where a field differs, naming rank, field and both values.
   void check_same(std::map<std::string, std::string> fields) const;

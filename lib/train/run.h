@@ -37,4 +37,7 @@ void evaluate_step(Run& run, MetricsLog& metrics);
 
 void save(Run& run, MetricsLog& metrics);
 
+// What the lead says at a second signal: what is lost, what is left behind ("": nothing), how to go on.
+void prepare_second_signal(const Run& run, const std::string& left_behind = "");
+
 }  // namespace exfusion

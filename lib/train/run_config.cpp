@@ -78,6 +78,20 @@ void check_fusion(Section& root, const RunConfig& config) {
                                 config.fusion->forward));
 }
 
+// config.fusion is what control has left of it.
+void check_shard(Section& root, const RunConfig& config) {
+  if (config.dist.shard != "experts" || (config.fusion && config.fusion->materialize)) return;
+  const std::string& ffn = config.model.vit.ffn.name;
+  root.child("dist").problem(
+      "shard",
+      fmt::format("dist.shard: experts shares out the fused experts, and this run has none ({}): choose all, "
+                  "for the moments of the dense parameters, or none",
+                  config.control.name != "none" ? "control: " + config.control.name
+                  : config.fusion               ? "fusion.materialize: false"
+                  : ffn != "dense"              ? "model.ffn.name: " + ffn
+                                                : "fusion: none"));
+}
+
 // What computes on the host's memory has no way to a GPU yet (docs/cuda.md).
 void check_device(Section& root, const RunConfig& config) {
   if (config.train.device == "cpu") return;
@@ -144,6 +158,7 @@ RunConfig parse_run(Recipe& recipe) {
   config.control = parse_control(root, config.fusion, config.optim);
   parse_start(root, config, upcycled_from);
   check_device(root, config);
+  check_shard(root, config);
   if (fused_recipe && config.model.vit.ffn.name != "dense" && config.control.name != "dense")
     root.child("model").child("ffn").problem(
         "name",

@@ -1,7 +1,10 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "core/log.h"
 #include "train/evaluation.h"
+#include "train/interrupt.h"
 #include "train/run.h"
 
 namespace exfusion {
@@ -77,10 +80,21 @@ void save(Run& run, MetricsLog& metrics) {
   run.record.epoch = step / run.steps_per_epoch;
   run.record.samples = step * run.config.train.global_batch;
   metrics.flush();  // rows up to here must be there when the checkpoint is
+  prepare_second_signal(run, (run.folder.checkpoints() / checkpoint_name(step)).string() + ".tmp");
   save_checkpoint(run.folder.checkpoints(), run.state, run.record, run.shared_folder);
+  prepare_second_signal(run);
   if (!run.ranks.lead()) return;
   if (run.record.best_step == step) link_checkpoint(run.folder.checkpoints(), "best", step);
   prune_checkpoints(run.folder.checkpoints(), run.config.checkpoint.keep);
+}
+
+void prepare_second_signal(const Run& run, const std::string& left_behind) {
+  if (!run.ranks.lead()) return;
+  const std::string left =
+      left_behind.empty() ? "" : fmt::format("; {} may be left, the next start removes it", left_behind);
+  set_words_at_second_signal(fmt::format(
+      "exfusion-train: stopped at once: the steps since the last checkpoint are lost{}; go on with: {}", left,
+      run.ranks.resume_command(run.folder.path())));
 }
 
 }  // namespace exfusion

@@ -21,10 +21,15 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Of a run that ended before it wrote its recipe there is nothing but these.
 bool looks_like_run(const fs::path& path) {
+  return RunFolder::is_unused(path) || (fs::exists(path / "recipe.yaml") && fs::exists(path / "checkpoints"));
+}
+
+}  // namespace
+
+// Of a run that ended before it wrote its recipe there is nothing but these.
+bool RunFolder::is_unused(const fs::path& path) {
   if (!fs::is_directory(path)) return false;
-  if (fs::exists(path / "recipe.yaml")) return fs::exists(path / "checkpoints");
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
     if (name != "train.log" && !name.starts_with("train.rank-") && name != "recipe.yaml.tmp" &&
@@ -33,8 +38,6 @@ bool looks_like_run(const fs::path& path) {
   }
   return true;
 }
-
-}  // namespace
 
 RunFolder::RunFolder(fs::path path, bool hold) : path_(std::move(path)) {
   if (!hold) return;

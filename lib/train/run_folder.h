@@ -16,6 +16,9 @@ class RunFolder {
   static RunFolder open(const std::filesystem::path& path);
   // The folder that another rank has made or opened: neither made nor held here.
   static RunFolder of_other_rank(const std::filesystem::path& path) { return RunFolder(path, false); }
+  // Whether the folder is there and holds nothing of a run: empty, or left by one that ended before it wrote
+  // its recipe. create() with `overwrite` takes it.
+  static bool is_unused(const std::filesystem::path& path);
   // Throws CheckpointError if the path is no run's folder.
   static void check(const std::filesystem::path& path);
   // Throws CheckpointError naming the first line if its recipe is another than `resolved` in what a resume

@@ -1,5 +1,6 @@
 #include "compare/plan.h"
 
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -175,6 +176,29 @@ TEST(Grid, WhatIsNoListOfDifferentNumbersIsRefused) {
        {"optim.lr", "=1,2", "optim.lr=", "optim.lr=1e-3", "optim.lr=1e-3,fast", "optim.lr=1e-3,,2",
         "optim.lr=1e-3,0.001", "optim.lr=1,inf", "optim.lr=1,nan", "optim.lr=1,2x", "seed=1,2"})
     EXPECT_THROW(parse_grid(text), UsageError) << text;
+}
+
+TEST_F(Plan, RunsThatThisMachineCannotHoldAreNamedBeforeTheFirst) {
+  request_.sets = {"model.dim=8192", "model.depth=24"};
+  request_.jobs = 8;
+  const ComparisonPlan plan = make_plan(request_);
+  try {
+    check_can_start(plan, equal_steps_runs(plan, {}));
+    ADD_FAILURE() << "nothing was said";
+  } catch (const RecipeError& error) {
+    const std::string said = error.what();
+    EXPECT_EQ(said.find("the arm dense: the run's state needs "), 0u) << said;
+    EXPECT_NE(said.find(" for each of 6 processes here"), std::string::npos) << said;
+    EXPECT_TRUE(said.ends_with("; or by fewer --jobs")) << said;
+  }
+  EXPECT_NO_THROW(check_can_start(plan, {}));
+}
+
+TEST_F(Plan, RunsForADeviceThatIsNotHereAreRefusedBeforeTheFirst) {
+  if (at::hasCUDA()) GTEST_SKIP() << "there is a CUDA device";
+  request_.sets = {"train.device=cuda"};
+  const ComparisonPlan plan = make_plan(request_);
+  EXPECT_THROW(check_can_start(plan, equal_steps_runs(plan, {})), UsageError);
 }
 
 }  // namespace

@@ -107,7 +107,17 @@ TEST_F(RecipeFiles, NoneDropsAnIncludedSectionAndALaterMapReplacesNone) {
   EXPECT_EQ(experts("again.yaml", {}), 2);
   EXPECT_EQ(experts("base.yaml", {"fusion=none"}), 0);
   EXPECT_EQ(experts("dense.yaml", {"fusion.experts=8"}), 8);
-  EXPECT_EQ(experts("base.yaml", {"fusion=none", "fusion.noise=0"}), -1);
+  EXPECT_EQ(experts("base.yaml", {"fusion=none", "fusion={experts: 2}"}), 2);
+  EXPECT_EQ(experts("base.yaml", {"fusion.experts=8", "fusion=none"}), 0);
+}
+
+// Or a baseline would quietly be fused after all.
+TEST_F(RecipeFiles, AKeyOfASectionThatASetHasDroppedIsAProblem) {
+  write("base.yaml", "fusion: {experts: 4}\n");
+  EXPECT_EQ(
+      file_problems("base.yaml", [](Section root) { root.optional_child("fusion"); },
+                    {"fusion=none", "fusion.experts=2"}),
+      "--set fusion.experts=2: 'fusion.experts' cannot be set: --set fusion=none took its section away");
 }
 
 TEST_F(RecipeFiles, AnEmptySectionDoesNotDropWhatWasIncluded) {

@@ -83,7 +83,7 @@ TEST(Connect, TheBackendFitsTheDevice) {
 std::string failure(const Launch& launch) {
   try {
     connect(launch, config_with(300ms), "cpu");
-  } catch (const DistributedError& error) {
+  } catch (const Error& error) {
     return error.what();
   }
   return "";
@@ -97,7 +97,8 @@ TEST(Connect, SaysWhereItFoundNoStore) {
   launch.world = 2;
   launch.master_port = silent.port;
   const std::string place = "127.0.0.1:" + std::to_string(silent.port);
-  EXPECT_EQ(failure(launch), "the store at " + place + " has not answered for 0.3 s");
+  EXPECT_EQ(failure(launch),
+            "the store at " + place + ": no answer for 0.3 s: is it another program that listens there?");
   close(silent.fd);
   EXPECT_EQ(failure(launch),
             "rank 0 did not come: nothing answers at " + place + " (MASTER_ADDR, MASTER_PORT) within 0.3 s");
@@ -108,12 +109,28 @@ TEST(Connect, RankZeroSaysThatItsPortIsTaken) {
   Launch launch;
   launch.world = 2;
   launch.master_port = taken.port;
-  EXPECT_EQ(failure(launch).find("rank 0 cannot serve the store on port " + std::to_string(taken.port)), 0u);
+  EXPECT_EQ(failure(launch),
+            "MASTER_PORT is " + std::to_string(taken.port) +
+                ": another program listens on that port of this machine, where rank 0 serves the "
+                "store: choose another");
+}
+
+TEST(Connect, SaysThatMasterAddrIsNoName) {
+  Launch launch;
+  launch.rank = 1;
+  launch.world = 2;
+  launch.master_addr = "no.such.host.invalid";
+  const std::string said = failure(launch);
+  EXPECT_EQ(said.find("MASTER_ADDR is 'no.such.host.invalid': "), 0u) << said;
+  EXPECT_NE(said.find(": the name or address of the machine of rank 0 was expected"), std::string::npos)
+      << said;
 }
 
 TEST(Route, KnowsTheWayToItself) {
   EXPECT_EQ(address_towards("127.0.0.1"), "127.0.0.1");
   EXPECT_EQ(address_towards("no.such.host.invalid"), "");
+  EXPECT_NE(name_problem("no.such.host.invalid"), "");
+  EXPECT_EQ(name_problem("127.0.0.1"), "");
   EXPECT_NE(outer_address(), "127.0.0.1");
   EXPECT_FALSE(answers("no.such.host.invalid", 1, 0ms));
   const Listener listener;

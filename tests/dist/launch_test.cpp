@@ -167,13 +167,22 @@ TEST(Launch, TheInnermostLauncherCounts) {
 }
 
 TEST(Launch, NamesTheVariableItsValueAndWhatWouldBeRight) {
-  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "4"}}), "RANK is '4': a whole number from 0 to 3 was expected");
-  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "x"}}), "RANK is 'x': a whole number from 0 to 3 was expected");
+  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "4"}}),
+            "RANK is '4': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
+  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "x"}}),
+            "RANK is 'x': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
   EXPECT_EQ(complaint(kTorchrun, {{"WORLD_SIZE", ""}}), "RANK is set, but WORLD_SIZE is not");
   EXPECT_EQ(complaint(kTorchrun, {{"WORLD_SIZE", "99999999999999999999"}}),
             "WORLD_SIZE is '99999999999999999999': a whole number from 1 to 65536 was expected");
   EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "2"}}),
-            "LOCAL_RANK is '2': a whole number from 0 to 1 was expected");
+            "LOCAL_RANK is '2': a whole number from 0 to 1 was expected (LOCAL_WORLD_SIZE is 2)");
+  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "gpu1"}}),
+            "LOCAL_RANK is 'gpu1': a whole number from 0 to 1 was expected (LOCAL_WORLD_SIZE is 2)");
+  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "4"}, {"LOCAL_WORLD_SIZE", ""}}),
+            "LOCAL_RANK is '4': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
+  EXPECT_EQ(complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_RANK", "2"}}),
+            "OMPI_COMM_WORLD_LOCAL_RANK is '2': a whole number from 0 to 1 was expected "
+            "(OMPI_COMM_WORLD_LOCAL_SIZE is 2)");
   EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_WORLD_SIZE", "5"}}),
             "LOCAL_WORLD_SIZE is '5': a whole number from 1 to 4 was expected");
   EXPECT_EQ(complaint(kTorchrun, {{"MASTER_PORT", "70000"}}),
@@ -194,6 +203,11 @@ TEST(Launch, NamesTheVariableItsValueAndWhatWouldBeRight) {
   EXPECT_EQ(complaint(kSrun, {{"SLURM_PROCID", "3"}}),
             "SLURM_PROCID is '3': a whole number from 0 to 2 was expected");
   EXPECT_EQ(complaint({}, {{"WORLD_SIZE", "2"}}), "WORLD_SIZE is 2, but RANK is not set");
+}
+
+TEST(Launch, NamesRanksInSpans) {
+  EXPECT_EQ(rank_names({3}), "rank 3");
+  EXPECT_EQ(rank_names({0, 1, 2, 5, 7, 8}), "ranks 0-2, 5, 7-8");
 }
 
 RankThreads threads_with(const Variables& variables, std::int64_t asked, const Launch& launch) {

@@ -20,7 +20,7 @@ import h5py
 import numpy
 import pytest
 
-from programs import call, checkpoints, settings, step_of, write_recipe  # noqa: F401 (call is a fixture)
+from programs import call, checkpoints, last_row, settings, step_of, write_recipe  # noqa: F401 (call is a fixture)
 from ranks import Command, alive, bare_environment, by_hand  # noqa: F401 (bare_environment is a fixture)
 
 # 8 steps per epoch; leaves of 8 samples in deterministic runs: as many as the most ranks here.
@@ -67,9 +67,7 @@ DRILLS = {
     "nproc, first killed": ("nproc", "SIGKILL", 0),
     "nproc, stopped": ("nproc", "SIGSTOP", 2),
     "nproc, first stopped": ("nproc", "SIGSTOP", 0),
-    "torchrun, killed": ("torchrun", "SIGKILL", 2),
-    "torchrun, first killed": ("torchrun", "SIGKILL", 0),
-    "torchrun, stopped": ("torchrun", "SIGSTOP", 1),
+    "torchrun, stopped": ("torchrun", "SIGSTOP", 1),  # killed ones: test_torchrun_starts_a_killed_run_anew
 }
 
 
@@ -88,27 +86,53 @@ def drill(program, recipe, folder, launcher, fault, culprit):
         return code, [at for at, _ in words], ended, [line for _, line in words], left
 
 
+def kill_twice(call, program, recipe, folder):
+    """A deterministic run under torchrun, and one that is left alone; (exit code, the first one's last words, all that it said)"""
+    length = settings(dist__reduction="deterministic", train__steps=300, train__eval_every_steps=300, checkpoint__every_steps=25)
+    run = folder / "run"
+    with Command(*TORCHRUN, 2, "--max-restarts", 2, program, recipe, *length, "--out", run) as command:
+        for rank, after in ((1, 0), (0, 100)):
+            command.has_saved(run, after)
+            os.kill(command.ranks[rank], signal.SIGKILL)
+        call("train", recipe, *length, "--out", folder / "undisturbed", check=True)
+        return command.wait(), command.errors(), command.text()
+
+
 @pytest.fixture(scope="module")
-def drills(bin_dir, recipe, tmp_path_factory):
+def waits():
+    """Threads for what mostly waits."""
+    with concurrent.futures.ThreadPoolExecutor(len(DRILLS) + 1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def restarts(waits, call, bin_dir, recipe, tmp_path_factory):
+    """(folder, future of what kill_twice() returns)"""
+    folder = tmp_path_factory.mktemp("restarts")
+    return folder, waits.submit(kill_twice, call, bin_dir / "exfusion-train", recipe, folder)
+
+
+@pytest.fixture(scope="module")
+def drills(waits, bin_dir, recipe, tmp_path_factory):
     """{name: (folder, future of what drill() returns)}"""
     place = tmp_path_factory.mktemp("drills")
-    with concurrent.futures.ThreadPoolExecutor(len(DRILLS)) as pool:
-        futures = {}
-        # The longest first; one after the other, since before its fault a run takes all cores there are.
-        for number, name in enumerate(sorted(DRILLS, key=lambda name: DRILLS[name][:2], reverse=True)):
-            folder = place / str(number)
-            futures[name] = (folder, pool.submit(drill, bin_dir / "exfusion-train", recipe, folder, *DRILLS[name]))
-            deadline = time.monotonic() + 20
-            while not checkpoints(folder) and time.monotonic() < deadline:
-                time.sleep(0.05)
-        yield futures
+    futures = {}
+    # The longest first; one after the other, since before its fault a run takes all cores there are.
+    for number, name in enumerate(sorted(DRILLS, key=lambda name: DRILLS[name][:2], reverse=True)):
+        folder = place / str(number)
+        futures[name] = (folder, waits.submit(drill, bin_dir / "exfusion-train", recipe, folder, *DRILLS[name]))
+        deadline = time.monotonic() + 20
+        while not checkpoints(folder) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return futures
 
 
 @pytest.fixture(scope="module", autouse=True)
 def start_drills(request):
     """They wait while other tests run; their own tests come last."""
-    if any("drills" in item.fixturenames for item in request.session.items):
-        request.getfixturevalue("drills")
+    for name in ("restarts", "drills"):
+        if any(name in item.fixturenames for item in request.session.items):
+            request.getfixturevalue(name)
 
 
 # The same model for any number of ranks.
@@ -122,33 +146,13 @@ def alone(call, recipe, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def shared(call, recipe, tmp_path_factory):
-    """shared(ranks, shard): the folder of that deterministic run."""
-    folders = {}
-
-    def folder_of(ranks, shard):
-        if (ranks, shard) not in folders:
-            folder = tmp_path_factory.mktemp("shared") / "run"
-            call("train", recipe, "--nproc", ranks, *settings(dist__reduction="deterministic", dist__shard=shard), "--out", folder,
-                 check=True)
-            folders[ranks, shard] = folder
-        return folders[ranks, shard]
-
-    return folder_of
-
-
-@pytest.mark.parametrize("shard", ["none", "experts", "all"])
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_deterministic_models_have_the_same_bytes(ranks, shard, alone, shared):
-    assert last(shared(ranks, shard), "model.safetensors") == last(alone, "model.safetensors")
-
-
-@pytest.mark.parametrize("shard", ["none", "experts", "all"])
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_deterministic_experts_have_the_same_bytes(ranks, shard, alone, shared):
-    for name in ("experts.safetensors", "optimizer.safetensors"):
-        assert last(shared(ranks, shard), name) == last(alone, name), name
+# Every number of ranks with every kind of shard: tests/train/ranks_test.cpp, ranks_checkpoint_test.cpp.
+@pytest.mark.parametrize("ranks, shard", [(2, "none"), (2, "all"), (3, "experts")])
+def test_deterministic_runs_have_the_same_bytes(ranks, shard, call, recipe, alone, tmp_path):
+    call("train", recipe, "--nproc", ranks, *settings(dist__reduction="deterministic", dist__shard=shard), "--out", tmp_path / "run",
+         check=True)
+    for name in ("model.safetensors", "experts.safetensors", "optimizer.safetensors"):
+        assert last(tmp_path / "run", name) == last(alone, name), name
 
 
 def test_fast_runs_have_the_same_losses(call, recipe, tmp_path):
@@ -186,8 +190,26 @@ def test_nproc_passes_signals_on(call, program, recipe, tmp_path):
         command.has_saved(folder)
         command.process.send_signal(signal.SIGTERM)
         assert command.wait() == 143
-    assert len(command.errors()) == 1 and "stopped by signal 15 after step" in command.errors()[0]
+    line, = command.errors()
+    assert "stopped by signal 15 after step" in line and line.endswith(f"saved; go on with: exfusion-train --resume {folder} --nproc 2")
     assert is_valid(call, folder)
+
+
+def test_a_second_ctrl_c_ends_all_ranks_at_once(program, recipe, tmp_path):
+    """Between the two nothing is saved: a step takes long enough."""
+    folder = tmp_path / "run"
+    slow = settings(model__dim=128, model__depth=8, train__global_batch=192, train__steps=1000, train__eval_every_steps=1000)
+    with Command(program, recipe, *slow, "--out", folder, "--nproc", 2) as command:
+        while last_row(folder) == 0:
+            assert command.process.poll() is None, command.text()
+            time.sleep(0.02)
+        command.process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        command.process.send_signal(signal.SIGINT)
+        assert command.wait(10) == 130
+    assert command.errors() == ["exfusion-train: stopped at once: the steps since the last checkpoint are lost; go on with: "
+                                f"exfusion-train --resume {folder} --nproc 2"]
+    assert checkpoints(folder) == []
 
 
 def test_a_full_disk_names_its_rank(call, program, recipe, tmp_path):
@@ -202,27 +224,13 @@ def test_a_full_disk_names_its_rank(call, program, recipe, tmp_path):
                 while True:
                     filler.write(bytes(4096))
             assert [one.wait() for one in ranks] == [1, 1], [one.text() for one in ranks]
-        assert re.match(r"exfusion-train: lost rank 0 \(host \S+, pid \d+\): failed in \S+ of step \d+: .*No space left on device",
+        assert re.match(r"exfusion-train: lost rank 0 \(host \S+, pid \d+\): failed in [\w ]+ of step \d+: .*No space left on device",
                         ranks[1].errors()[-1]), ranks[1].text()
         assert "No space left on device" in ranks[0].errors()[-1] and "lost rank" not in ranks[0].text()
         (place / "filler").unlink()
         assert is_valid(call, place / "run")
     finally:
         subprocess.run(["umount", "-l", place], check=True)
-
-
-def test_torchrun_starts_a_killed_run_anew(call, program, recipe, tmp_path):
-    """Killed twice, a deterministic run ends in the undisturbed run's bytes."""
-    length = settings(dist__reduction="deterministic", train__steps=600, train__eval_every_steps=600, checkpoint__every_steps=50)
-    call("train", recipe, *length, "--out", tmp_path / "undisturbed", check=True)
-    folder = tmp_path / "run"
-    with Command(*TORCHRUN, 2, "--max-restarts", 2, program, recipe, *length, "--out", folder) as command:
-        for rank, after in ((1, 0), (0, 200)):
-            command.has_saved(folder, after)
-            os.kill(command.ranks[rank], signal.SIGKILL)
-        assert command.wait() == 0, command.text()
-    for name in ("model.safetensors", "experts.safetensors", "optimizer.safetensors"):
-        assert last(folder, name) == last(tmp_path / "undisturbed", name), name
 
 
 # Starts.
@@ -241,14 +249,16 @@ def test_ranks_with_different_recipes_are_refused(change, words, program, recipe
 
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_data_that_one_rank_lacks(culprit, program, repo, tmp_path):
-    command = [program, repo / "recipes" / "quickstart.yaml", "--out", tmp_path / "run"]
-    commands = [command, command]
-    commands[culprit] = [*command, *settings(data__root="/nowhere")]
+    """data.root is the same word for both, and leads nowhere from the folder in which one was started."""
+    (tmp_path / "images").symlink_to("/usr/share/datasets/fashion-mnist")
+    (tmp_path / "elsewhere").mkdir()
+    words = [program, repo / "recipes" / "quickstart.yaml", "--out", tmp_path / "run", *settings(data__root="images")]
+    commands = [["env", "-C", tmp_path / ("elsewhere" if rank == culprit else "."), *words] for rank in range(2)]
     with by_hand(commands) as ranks:
         assert [one.wait(30) for one in ranks] == [2 if rank == culprit else 1 for rank in range(2)]
-    assert len(ranks[culprit].errors()) == 1 and "/nowhere/train-images-idx3-ubyte" in ranks[culprit].errors()[0]
+    assert len(ranks[culprit].errors()) == 1 and "images/train-images-idx3-ubyte" in ranks[culprit].errors()[0]
     said, = ranks[1 - culprit].errors()
-    assert re.match(rf"exfusion-train: rank {culprit} on host \S+ refused: /nowhere/train-images-idx3-ubyte", said)
+    assert re.match(rf"exfusion-train: rank {culprit} on host \S+ could not start: images/train-images-idx3-ubyte", said)
     assert not (tmp_path / "run").exists()
 
 
@@ -324,10 +334,9 @@ def test_fused_training_sends_what_dense_training_sends(hosts, program, recipe, 
         return sent[1] - sent[0]
 
     dense = bytes_of_steps("none")
-    for experts in (4, 16):
-        fused = bytes_of_steps(f"{{experts: {experts}, weights: learned}}")
-        print(f"40 steps: dense {dense} bytes, {experts} experts {fused} bytes, ratio {fused / dense:.4f}")
-        assert abs(fused / dense - 1) < 0.01
+    fused = bytes_of_steps("{experts: 16, weights: learned}")
+    print(f"40 steps: dense {dense} bytes, 16 experts {fused} bytes, ratio {fused / dense:.4f}")
+    assert abs(fused / dense - 1) < 0.01
 
 
 def test_two_hosts_with_folders_of_their_own(hosts, call, program, recipe, tmp_path):
@@ -344,6 +353,17 @@ def test_two_hosts_with_folders_of_their_own(hosts, call, program, recipe, tmp_p
 # The survivors of the drills.
 
 
+def test_torchrun_starts_a_killed_run_anew(restarts):
+    """Killed twice, a deterministic run ends in the undisturbed run's bytes. The survivor says each time which rank was lost."""
+    folder, future = restarts
+    code, lines, text = future.result()
+    assert code == 0, text
+    words = [re.match(r"exfusion-train: lost rank (\d) \(host \S+, pid \d+\): last seen in [\w ]+ of step \d+", line) for line in lines]
+    assert [found[1] for found in words] == ["1", "0"], lines
+    for name in ("model.safetensors", "experts.safetensors", "optimizer.safetensors"):
+        assert last(folder / "run", name) == last(folder / "undisturbed", name), name
+
+
 @pytest.mark.parametrize("name", DRILLS)
 def test_survivors_name_the_lost_rank(name, drills, call):
     folder, future = drills[name]
@@ -351,10 +371,15 @@ def test_survivors_name_the_lost_rank(name, drills, call):
     code, seconds, ended, lines, left = future.result()
     print(name, [round(second, 1) for second in seconds], round(ended, 1), lines[:1])
     assert code != 0
-    assert len(lines) == 2, lines
+    survivors = {0, 1, 2} - {culprit}
+    if name.startswith("nproc"):  # each line once, with the ranks that say it
+        said = [re.match(r"exfusion-train: ranks? ([\d, -]+): ", line)[1] for line in lines]
+        assert {int(rank) for word in said for rank in re.findall(r"\d", word)} == survivors, lines
+    else:
+        assert len(lines) == len(survivors), lines
     for line in lines:
         assert re.findall(r"lost rank \d+", line) == [f"lost rank {culprit}"], line
-        assert re.search(r"\(host \S+, pid \d+\): last seen in \S+ of step \d+", line), line
+        assert re.search(r"\(host \S+, pid \d+\): last seen in [\w ]+ of step \d+", line), line
     assert max(seconds) < 15
     # torchrun gives a stopped process 30 s to obey SIGTERM before it kills it.
     assert ended < (60 if name == "torchrun, stopped" else 30)

@@ -119,12 +119,13 @@ def test_killed_and_resumed_ends_bit_equal(bin_dir, call, recipe, undisturbed, t
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.suffix] == []  # .tmp and .old
 
 
-def test_killed_before_the_recipe_is_written_can_start_again(call, recipe, undisturbed, tmp_path):
+@pytest.mark.parametrize("again", [["--overwrite"], ["--resume", "auto"]])
+def test_killed_before_the_recipe_is_written_can_start_again(call, recipe, undisturbed, tmp_path, again):
     folder = tmp_path / "run"
     assert call("train", recipe, "--out", folder, env={"EXFUSION_FAULT": "file-written:1"}).returncode == -signal.SIGKILL
     assert not (folder / "recipe.yaml").exists()
-    call("train", recipe, "--out", folder, "--overwrite", check=True)
-    assert differences(undisturbed, folder) == []
+    call("train", recipe, "--out", folder, *again, check=True)
+    assert differences(undisturbed, folder) == [] and not (tmp_path / "run.old").exists()
 
 
 @pytest.mark.parametrize("fault", ["checkpoint-committed:1", "folder-synced:2", "folder-renamed:2"])

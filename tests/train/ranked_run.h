@@ -28,7 +28,7 @@ struct RankedRun {
     state = make_training_state(config, true, group);
   }
   StepResult step() {
-    const auto [first, last] = rows_of_rank(config, state.group);
+    const auto [first, last] = rows_of_rank(config, state.group.rank(), state.group.world());
     const LoaderConfig loader{.data = config.data,
                               .seed = config.seed,
                               .global_batch = config.train.global_batch,

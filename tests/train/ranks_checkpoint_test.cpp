@@ -26,7 +26,8 @@ const std::vector<std::string> kFusions = {
 
 std::vector<std::string> settings(const std::string& fusion, const std::string& reduction,
                                   const std::string& shard) {
-  return {fusion, "train.ema=0.9", "dist.reduction=" + reduction, "dist.shard=" + shard};
+  const bool nothing = shard == "experts" && fusion == "fusion=none";  // to share out
+  return {fusion, "train.ema=0.9", "dist.reduction=" + reduction, "dist.shard=" + (nothing ? "none" : shard)};
 }
 
 void save(const RankedRun& run, const fs::path& checkpoints, bool shared = true) {

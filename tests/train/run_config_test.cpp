@@ -101,6 +101,22 @@ TEST(RunConfig, FusedBlocksExist) {
   EXPECT_EQ(TinyRun({"fusion={layers: last:2}"}).state.banks.size(), 2u);
 }
 
+TEST(RunConfig, ThereAreExpertsToShareOut) {
+  const std::string shard = "dist.shard=experts";
+  const std::vector<std::string> words = {"dist.shard: experts", "choose all", "or none"};
+  const auto expect_none = [&](std::vector<std::string> sets, const std::string& why) {
+    sets.push_back(shard);
+    expect_problem(sets, {words[0], words[1], words[2], "has none (" + why + ")"});
+  };
+  expect_none({}, "fusion: none");
+  expect_none({"fusion=none"}, "fusion: none");
+  expect_none({kLearned[0], "control=dense"}, "control: dense");
+  expect_none({"model.ffn={name: topk, experts: 3}"}, "model.ffn.name: topk");
+  expect_none({"fusion={weights: static, materialize: false}"}, "fusion.materialize: false");
+  EXPECT_EQ(TinyRun({kLearned[0], shard}).config.dist.shard, "experts");
+  EXPECT_EQ(TinyRun({"fusion=none", "dist.shard=all"}).config.dist.shard, "all");
+}
+
 TEST(RunConfig, FusionIsOffWithoutItsSectionAndWithNone) {
   EXPECT_FALSE(TinyRun().config.fusion);
   EXPECT_FALSE(TinyRun({kLearned[0], "fusion=none"}).config.fusion);

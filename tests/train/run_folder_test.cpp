@@ -54,6 +54,21 @@ TEST(RunFolder, OverwriteTakesARunThatEndedBeforeItsFirstStep) {
   EXPECT_NO_THROW(RunFolder::create(root / "run", true));
 }
 
+TEST(RunFolder, IsUnusedUntilItHoldsSomethingOfARun) {
+  const TestFolder root;
+  EXPECT_FALSE(RunFolder::is_unused(root / "missing"));
+  RunFolder::create(root / "run", false);
+  for (const char* early : {"train.log", "train.rank-001.log", "recipe.yaml.tmp"}) {
+    write_bytes(root / "run" / early, "x");
+    EXPECT_TRUE(RunFolder::is_unused(root / "run")) << early;
+  }
+  for (const char* late : {"recipe.yaml", "metrics.h5", "checkpoints/step-00000002", "notes.txt"}) {
+    write_bytes(root / "run" / late, "x");
+    EXPECT_FALSE(RunFolder::is_unused(root / "run")) << late;
+    fs::remove(root / "run" / late);
+  }
+}
+
 TEST(RunFolder, BelongsToOneProcessAtATime) {
   const TestFolder root;
   {
