@@ -7,6 +7,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <utility>
 
+#include "core/duration.h"
 #include "core/error.h"
 
 namespace exfusion {
@@ -14,6 +15,7 @@ namespace exfusion {
 struct ProcessGroup::State {
   c10::intrusive_ptr<c10d::Backend> backend;  // null: alone
   std::map<std::string, Traffic> traffic;
+  double waited = 0.0;  // seconds
   CollectiveObserver* observer = nullptr;
 
   [[noreturn]] void fail(const char* collective, const std::exception& error) {
@@ -44,11 +46,13 @@ void Pending::wait() {
   const std::shared_ptr<State> state = std::exchange(state_, nullptr);
   CollectiveObserver* observer = state->group->observer;
   if (observer) observer->waiting(state->collective);
+  const auto start = std::chrono::steady_clock::now();
   try {
     state->work->wait();
   } catch (const std::exception& error) {
     state->group->fail(state->collective, error);
   }
+  state->group->waited += seconds_since(start);
   if (observer) observer->done();
 }
 
@@ -150,6 +154,10 @@ void ProcessGroup::sum(std::vector<double>& values) const {
 
 const std::map<std::string, Traffic>& ProcessGroup::traffic() const {
   return state_->traffic;
+}
+
+double ProcessGroup::seconds_waited() const {
+  return state_->waited;
 }
 
 void ProcessGroup::observe(CollectiveObserver* observer) const {

@@ -74,7 +74,8 @@ class ProcessGroup {
   void sum(std::vector<double>& values) const;  // over ranks, in place
 
   const std::map<std::string, Traffic>& traffic() const;  // by collective, since the start
-  void observe(CollectiveObserver* observer) const;       // null: nobody
+  double seconds_waited() const;  // of the calling threads, for collectives to end, since the start
+  void observe(CollectiveObserver* observer) const;  // null: nobody
   void close() const;  // ends the connections: what still waits fails. The group is not used again
 
  private:

@@ -31,13 +31,15 @@ class BankShard {
   void sum_over_ranks(const at::Tensor& numbers) const;
   // Adds up what each rank has of its part. Nothing if this rank has all.
   void sum(std::vector<double>& values) const;
-  bool deterministic() const { return deterministic_; }
-  // result[k] = <G, W_k> over one tensor, of this rank's part, or if deterministic of all ranks' parts: `g`
-  // and `w[k]` point to this rank's part. fp32, on `device`.
-  void inner_products(c10::Device device, std::size_t tensor, const float* g, std::span<const float* const> w,
-                      std::span<double> result) const;
+  // <G, W_k> over one tensor of sharded experts, in two halves around a sum over ranks of `numbers`: appends
+  // what this rank has of them, `g` and `w[k]` pointing to its part (fp32, on `device`) …
+  void append_products(c10::Device device, std::size_t tensor, const float* g,
+                       std::span<const float* const> w, std::vector<double>& numbers) const;
+  // … and takes from the front of `numbers` what came of it: result[k] += <G, W_k>.
+  void take_products(std::size_t tensor, std::span<double>& numbers, std::span<double> result) const;
 
  private:
+  std::int64_t numbers_of(std::size_t tensor) const;
   const GradientExchange* exchange_ = nullptr;  // null: all of it
   ProcessGroup group_;
   bool deterministic_;
