@@ -56,6 +56,10 @@ void Pending::wait() {
   if (observer) observer->done();
 }
 
+void wait_for(std::vector<Pending> all) {
+  for (Pending& pending : all) pending.wait();
+}
+
 ProcessGroup::ProcessGroup() : state_(std::make_shared<State>()) {}
 
 ProcessGroup::ProcessGroup(c10d::Backend* backend) : state_(std::make_shared<State>()) {
@@ -117,14 +121,15 @@ Pending ProcessGroup::start_broadcast(const at::Tensor& tensor, int root) const 
                });
 }
 
-void ProcessGroup::all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const {
+std::vector<Pending> ProcessGroup::start_all_gather(const at::Tensor& tensor,
+                                                    const std::vector<std::int64_t>& cuts) const {
   std::vector<Pending> parts;
   for (int root = 0; root < world(); ++root) {
     const std::int64_t begin = cuts[static_cast<std::size_t>(root)],
                        size = cuts[static_cast<std::size_t>(root) + 1] - begin;
     if (size > 0) parts.push_back(start_broadcast(tensor.narrow(0, begin, size), root));
   }
-  for (Pending& part : parts) part.wait();
+  return parts;
 }
 
 void ProcessGroup::send(const at::Tensor& tensor, int to) const {

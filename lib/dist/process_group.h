@@ -46,6 +46,8 @@ class Pending {
   std::shared_ptr<State> state_;
 };
 
+void wait_for(std::vector<Pending> all);
+
 // A copy is the same group. Every rank calls the same collectives in the same order, from one thread at a
 // time; tensors are contiguous. All throw DistributedError.
 class ProcessGroup {
@@ -67,7 +69,11 @@ class ProcessGroup {
   void all_reduce(const at::Tensor& tensor) const { start_all_reduce(tensor).wait(); }
   void broadcast(const at::Tensor& tensor, int root) const { start_broadcast(tensor, root).wait(); }
   // Rank r holds elements [cuts[r], cuts[r + 1]) of tensor [n]: afterwards everyone holds them all.
-  void all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const;
+  std::vector<Pending> start_all_gather(const at::Tensor& tensor,
+                                        const std::vector<std::int64_t>& cuts) const;
+  void all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const {
+    wait_for(start_all_gather(tensor, cuts));
+  }
   void send(const at::Tensor& tensor, int to) const;
   void receive(const at::Tensor& tensor, int from) const;
   void barrier() const;

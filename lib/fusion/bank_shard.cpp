@@ -1,6 +1,7 @@
 #include "fusion/bank_shard.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "optim/device.h"
 #include "optim/reduction.h"
@@ -29,9 +30,13 @@ at::Tensor BankShard::part(std::size_t tensor, const at::Tensor& whole) const {
   return exchange_ ? whole.reshape(-1).narrow(0, begin(tensor), size(tensor)) : whole;
 }
 
-void BankShard::gather(const FlatParameters& parameters) const {
-  if (!exchange_) return;
-  exchange_->gather(parameters.values(), first_, last_);
+void BankShard::start_gather(const FlatParameters& parameters) {
+  if (exchange_) arriving_ = exchange_->start_gather(parameters.values(), first_, last_);
+}
+
+void BankShard::finish_gather(const FlatParameters& parameters) {
+  if (arriving_.empty()) return;
+  wait_for(std::exchange(arriving_, {}));
   parameters.round_bf16(first_, last_ - first_);
 }
 

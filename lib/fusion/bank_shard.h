@@ -26,7 +26,9 @@ class BankShard {
                   const at::Tensor& whole) const;  // flat, or `whole` itself if this rank has all
 
   // Everyone receives the FFN's parameters from their owners, and rounds them (FlatParameters::round_bf16).
-  void gather(const FlatParameters& parameters) const;
+  // They are on their way from start_gather on, and there after finish_gather.
+  void start_gather(const FlatParameters& parameters);
+  void finish_gather(const FlatParameters& parameters);
   // Adds up a few numbers of every rank's samples, in place, sent as fp32: sharded or not.
   void sum_over_ranks(const at::Tensor& numbers) const;
   // Adds up what each rank has of its part. Nothing if this rank has all.
@@ -43,6 +45,7 @@ class BankShard {
   const GradientExchange* exchange_ = nullptr;  // null: all of it
   ProcessGroup group_;
   bool deterministic_;
+  std::vector<Pending> arriving_;
   std::int64_t first_ = 0, last_ = 0;  // of the FFN in the flat buffers
   std::array<std::pair<std::int64_t, std::int64_t>, 4> ranges_;
   std::array<std::int64_t, 4> sizes_;  // of the whole tensors

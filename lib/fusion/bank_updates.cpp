@@ -78,7 +78,8 @@ void update_banks(std::deque<ExpertBank>& banks, const BankUpdate& update, const
   std::span<double> rest(prices);
   for (ExpertBank& bank : banks)
     bank.update_experts(update.config, update.lr, update.weights_lr, update.update, update.gradient_scale,
-                        rest);
+                        rest);  // its gather goes on beside the next one's update
+  for (ExpertBank& bank : banks) bank.finish_gather();
   if (!group.alone() && !whole_jacobians) {
     const at::Tensor gradients = gathered(banks, gradient);
     if (gradients.defined()) {

@@ -117,7 +117,8 @@ void ExpertBank::fuse_with(std::span<const float> a) {
     const Slices w(experts_[t]);
     fuse_experts_on(experts_[t].device(), expert_tensors_of(t, w), a);
   }
-  shard_.gather(parameters_);
+  shard_.start_gather(parameters_);
+  shard_.finish_gather(parameters_);
 }
 
 // This rank's part of one tensor, without moments.
@@ -188,6 +189,7 @@ void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr,
   shard_.sum(prices);
   std::span<double> rest(prices);
   update_experts(config, lr, weights_lr, update, gradient_scale, rest);
+  finish_gather();
   update_router(config, weights_lr, update, gradient_scale);
 }
 
@@ -220,7 +222,7 @@ void ExpertBank::update_experts(const AdamWConfig& config, double lr, double wei
                     part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
-  shard_.gather(parameters_);
+  shard_.start_gather(parameters_);
   if (router_) router_->compute_gradient(prices_);
   set_weights(next_);
 }

@@ -39,17 +39,17 @@ class ExpertBank {
   // weights need it; x [n, tokens, dim]), then update or, if the step is skipped, abandon_step.
   void begin_step(std::int64_t step, std::int64_t samples);
   void see_input(const at::Tensor& x);
-  // One optimizer step from the gradient G of the fused weights: dL/dW_k = a_k G, dL/da_k = <G, W_k>. G is
-  // read from the flat gradients and multiplied by gradient_scale. Updates what decides a, and in one walk
-  // the experts (AdamW) and the next W.
+  // One optimizer step from G, the flat gradients of W times gradient_scale: dL/dW_k = a_k G, dL/da_k =
+  // <G, W_k>. Updates what decides a, and in one walk the experts (AdamW) and the next W.
   void update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
               float gradient_scale);
-  // The same in three parts, between which ranks may add up: of sharded experts the numbers that make the
-  // prices, of which each bank takes its own from the front, and the router's gradient.
+  // The same in parts, between which ranks may add up: of sharded experts the numbers that make the prices,
+  // each bank's from the front, and the router's gradient. Other ranks' W has come after finish_gather.
   void append_prices(std::vector<double>& numbers) const;
   void update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
                       float gradient_scale, std::span<double>& prices);
   void update_router(const AdamWConfig& config, double weights_lr, std::int64_t update, float gradient_scale);
+  void finish_gather() { shard_.finish_gather(parameters_); }
   void abandon_step();  // nothing has changed
 
   // Whether training's forward pass uses other weights than the collapse weights (noise, blend, routed).

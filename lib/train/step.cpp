@@ -71,7 +71,7 @@ void gather_dense(const TrainingState& state) {
   const std::size_t dense = slots.size() - state.banks.size() * kFfnTensors.size();
   if (dense == 0 || !state.exchange->sharded(slots[0].offset)) return;
   const std::int64_t end = slots[dense - 1].offset + slots[dense - 1].size;
-  state.exchange->gather(state.parameters->values(), 0, end);
+  wait_for(state.exchange->start_gather(state.parameters->values(), 0, end));
   state.parameters->round_bf16(0, end);
 }
 
