@@ -95,11 +95,6 @@ std::int64_t parse_number(const std::string& option, const std::string& text, st
   return value;
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return quantile(values, 0.5);
-}
-
 double status_bytes(const std::string& field) {
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/median.h"
 #include "program.h"
 
 namespace exfusion {
@@ -40,8 +41,6 @@ std::vector<std::string> split_list(const std::string& option, const std::string
 // A whole number of `low` .. `high`; throws UsageError.
 std::int64_t parse_number(const std::string& option, const std::string& text, std::int64_t low,
                           std::int64_t high);
-
-double median(std::vector<double> values);
 
 template <class Work>
 double milliseconds(const Work& work) {

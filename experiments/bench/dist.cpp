@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <iostream>
 #include <map>
 #include <mutex>
@@ -187,8 +186,8 @@ StateBytes bytes_of(const TrainingState& state) {
   return bytes;
 }
 
-// The state of each rank of 2 experts, on the rank that holds most, over the formula for fp32: of an FFN
-// parameter N experts with two moments each in R parts, its fused value and its gradient.
+// The state of each rank of 2 experts after a step, on the rank that holds most, over the formula for fp32:
+// of an FFN parameter N experts with two moments each in R parts, its fused value and its gradient.
 void report_memory(BenchReport& report, const std::string& model) {
   constexpr int kCount = 2;
   for (const int world : {3, 4}) {
@@ -198,20 +197,23 @@ void report_memory(BenchReport& report, const std::string& model) {
       StateBytes most;
       std::mutex mutex;
       with_ranks(world, [&](const ProcessGroup& group) {
-        const StateBytes bytes = bytes_of(make_training_state(config, true, group));
+        Arm stepped = make_arm(config, group);
+        take_step(stepped);
+        const StateBytes bytes = bytes_of(stepped.state);
         const std::scoped_lock lock(mutex);
         most = {std::max(most.ffn, bytes.ffn), std::max(most.all, bytes.all), bytes.parameters};
       });
       const double formula = 4.0 * (3.0 * kCount / world + 2.0), stated = state_memory(config, world).total();
       const std::string name =
           fmt::format("dist/memory/{}/{}/{}/ranks{}", model, row_name(arm), shard, world);
-      report.add(
-          {.name = name,
-           .samples = {most.ffn / most.parameters / formula},
-           .side = Bar::at_most,
-           .bar = kMemoryBar,
-           .measured = {
-               {"bytes_per_parameter", most.ffn / most.parameters}, {"formula", formula}, {"dense", 16.0}}});
+      report.add({.name = name,
+                  .samples = {most.ffn / most.parameters / formula},
+                  .side = Bar::at_most,
+                  .bar = kMemoryBar,
+                  .measured = {{"bytes_per_parameter", most.ffn / most.parameters},
+                               {"formula", formula},
+                               {"dense", 16.0},
+                               {"ffn_parameters", most.parameters}}});
       report.add({.name = name + "/stated",
                   .samples = {most.all / stated},
                   .side = Bar::at_most,
@@ -223,20 +225,10 @@ void report_memory(BenchReport& report, const std::string& model) {
 
 // ---- steps on demand ----
 
-// Adds up how long this rank waits in collectives.
-struct WaitingTime : CollectiveObserver {
-  using Clock = std::chrono::steady_clock;
-  void waiting(const char*) override { start = Clock::now(); }
-  void done() override { total += std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
-  std::string explain(const std::string& error) override { return error; }
-  Clock::time_point start;
-  double total = 0.0;  // milliseconds
-};
-
 // This process as the rank that its environment says. For each line "ARM STEPS" of stdin it answers with the
-// milliseconds of a step, averaged over STEPS in a row, and how many of them the phase `reduce` takes and
-// waiting in collectives, in whatever phase. The arm
-// `alone` is the first of the arms on this rank by itself, with as many samples as the rank has of a batch.
+// milliseconds of a step, averaged over STEPS in a row, and how many of them the phase `reduce` takes. The
+// arm `alone` is the first of the arms on this rank by itself, with as many samples as the rank has of a
+// batch. An arm is made when it is first named.
 int serve(const po::variables_map& given) {
   const auto model = given["models"].as<std::string>(), precision = given["precision"].as<std::string>();
   const auto names = split_list("arms", given["arms"].as<std::string>());
@@ -244,29 +236,31 @@ int serve(const po::variables_map& given) {
   const Connection connection =
       connect(launch_from_environment(), config_of(model, batch, precision, names.front()).dist, "cpu");
   const ProcessGroup& group = connection.group;
-  WaitingTime waited;
-  group.observe(&waited);
   std::map<std::string, Arm> arms;
-  for (const std::string& name : names)
-    arms.emplace(name, make_arm(config_of(model, batch, precision, name), group));
-  arms.emplace("alone", make_arm(config_of(model, batch / group.world(), precision, names.front()), {}));
-  for (auto& [name, arm] : arms) take_step(arm);
+  const auto arm_of = [&](const std::string& name) -> Arm& {
+    if (const auto found = arms.find(name); found != arms.end()) return found->second;
+    if (name == "alone")
+      return arms
+          .emplace(name, make_arm(config_of(model, batch / group.world(), precision, names.front()), {}))
+          .first->second;
+    if (std::ranges::find(names, name) == names.end()) throw UsageError("--serve: no arm " + name);
+    return arms.emplace(name, make_arm(config_of(model, batch, precision, name), group)).first->second;
+  };
   std::cout << nlohmann::ordered_json{{"versions", bench_versions()}}.dump() << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
     std::string name, steps;
     words >> name >> steps;
     const auto count = parse_number("serve", steps, 1, 1'000'000);
-    if (!arms.contains(name)) throw UsageError("--serve: no arm " + name);
-    double reduce = waited.total = 0.0;
+    Arm& arm = arm_of(name);
+    double reduce = 0.0;
     const double time = milliseconds([&] {
       for (std::int64_t i = 0; i < count; ++i)
-        reduce += 1e3 * take_step(arms.at(name)).phases[static_cast<std::size_t>(Phase::reduce)];
+        reduce += 1e3 * take_step(arm).phases[static_cast<std::size_t>(Phase::reduce)];
     });
     const auto divisor = static_cast<double>(count);
-    std::cout << time / divisor << " " << reduce / divisor << " " << waited.total / divisor << std::endl;
+    std::cout << time / divisor << " " << reduce / divisor << std::endl;
   }
-  group.observe(nullptr);
   return 0;
 }
 

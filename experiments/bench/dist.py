@@ -25,22 +25,24 @@ BATCHES = {"quickstart": 128, "vit_ti": 16, "vit_s": 16}  # of both ranks
 STEPS = {"quickstart": 5}  # a turn's steps in a row where one is short: otherwise 1
 ARMS = ("dense", "learned:4", "learned:4/experts", "learned:4/all")
 DENSE_BAR = 1.0
+MEMORY_ARM, MEMORY_RANKS = "learned:2/experts", (3, 4)
+PROCESS_BAR = 1.05
 
 
 class Ranks:
-    """RANKS processes of one command, which take a step of any of their arms on demand."""
+    """Processes of one command, which take a step of any of their arms on demand."""
 
-    def __init__(self, command):
+    def __init__(self, command, count=RANKS):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        place = {"WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        place = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         self.processes = []
-        for rank in range(RANKS):
+        for rank in range(count):
             environment = {key: str(value) for key, value in {**place, "RANK": rank, "LOCAL_RANK": rank}.items()}
             self.processes.append(subprocess.Popen([str(word) for word in command], env={**os.environ, **environment},
                                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        self.exchange = {}  # by arm, for each round: milliseconds of the phase `reduce`, and of waiting in collectives
+        self.exchange = {}  # by arm, for each round: milliseconds of the phase `reduce`
         self.ready = [json.loads(self.answer(process)) for process in self.processes][0]
 
     def answer(self, process):
@@ -57,7 +59,7 @@ class Ranks:
             process.stdin.flush()
         answers = [[float(word) for word in self.answer(process).split()] for process in processes]
         if len(answers[0]) > 1:
-            self.exchange.setdefault(arm, []).append([statistics.mean(part) for part in list(zip(*answers))[1:]])
+            self.exchange.setdefault(arm, []).append(statistics.mean(answer[1] for answer in answers))
         return max(answer[0] for answer in answers)
 
     def close(self):
@@ -93,9 +95,30 @@ def compare(report, ours, ddp, case, precision, steps, rounds):
         report.add(f"dist/{case}/efficiency/{who}/{precision}", ratios(times, f"{who}/alone", f"{who}/dense"),
                    alone_ms=middle[f"{who}/alone"], apart_ms=middle[f"{who}/apart"], ranks2_ms=middle[f"{who}/dense"])
     for arm in ARMS:
-        reduce, waiting = zip(*ours.exchange[arm])
+        reduce = ours.exchange[arm]
         report.add(f"dist/{case}/reduce/{row_name(arm)}/{precision}", [part / whole for part, whole in zip(reduce, times[f"ours/{arm}"])],
-                   reduce_ms=statistics.median(reduce), waiting_ms=statistics.median(waiting), ms=middle[f"ours/{arm}"])
+                   reduce_ms=statistics.median(reduce), ms=middle[f"ours/{arm}"])
+
+
+def process_memory(model, arm, count):
+    """MB of each of `count` ranks after five steps of an image per rank, what they share divided among them (Pss)."""
+    ranks = Ranks([BENCH_DIST, "--serve", "--models", model, "--batch", count, "--arms", arm], count)
+    ranks.milliseconds(arm, 5)
+    rollups = [pathlib.Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8") for process in ranks.processes]
+    ranks.close()
+    return [1024e-6 * int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) for rollup in rollups]
+
+
+def add_process_memory(report, model):
+    """What a process holds of sharded experts beside dense training, and what the formula of the state says."""
+    for count in MEMORY_RANKS:
+        name = f"dist/memory/{model}/{row_name(MEMORY_ARM)}/ranks{count}"
+        state = next(row["measured"] for row in report.whole["rows"] if row["name"] == name)
+        dense, sharded = process_memory(model, "dense", count), process_memory(model, MEMORY_ARM, count)
+        more = 1e-6 * state["ffn_parameters"] * (state["formula"] - state["dense"])
+        expected = statistics.mean(dense) + more
+        report.add(f"{name}/process", [max(sharded) / expected], PROCESS_BAR, dense_MB=statistics.mean(dense), MB=max(sharded),
+                   more_MB=max(sharded) - statistics.mean(dense), formula_more_MB=more)
 
 
 def counted_rows(memory_models):
@@ -150,6 +173,8 @@ def main():
     counted = counted_rows(given.memory_models)
     report = Report(counted["versions"], 1, given.json)
     report.whole["rows"] = counted["rows"]
+    for model in given.memory_models:
+        add_process_memory(report, model)
     for model in given.models:
         for precision in given.precisions:
             batch = given.batch or BATCHES[model]

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "train/interrupt.h"
@@ -25,12 +26,6 @@ struct Conduct {
   std::size_t timed = 0;
 };
 
-std::string duration_text(double seconds) {
-  if (seconds < 90.0) return fmt::format("{:.0f} s", seconds);
-  if (seconds < 5400.0) return fmt::format("{:.0f} min", seconds / 60.0);
-  return fmt::format("{:.1f} h", seconds / 3600.0);
-}
-
 std::string progress_text(const Conduct& conduct, const PlannedRun& run, const RunResult& result,
                           double seconds) {
   std::string what = "identical to dense, not run";
@@ -41,8 +36,8 @@ std::string progress_text(const Conduct& conduct, const PlannedRun& run, const R
   const double left = static_cast<double>(conduct.total - conduct.ended) * conduct.seconds /
                       static_cast<double>(conduct.timed) / static_cast<double>(conduct.plan.jobs);
   return fmt::format("[{}/{}] {}: {} ({}{})", conduct.ended, conduct.total, run.title, what,
-                     duration_text(seconds),
-                     conduct.ended < conduct.total ? "; about " + duration_text(left) + " left" : "");
+                     clock_text(seconds),
+                     conduct.ended < conduct.total ? "; about " + clock_text(left) + " left" : "");
 }
 
 void finish(Conduct& conduct, const PlannedRun& run, const JobEnd& how) {

@@ -6,6 +6,7 @@
 
 #include "compare/statistics.h"
 #include "core/error.h"
+#include "core/median.h"
 #include "io/files.h"
 #include "io/json_text.h"
 #include "io/metrics_reader.h"

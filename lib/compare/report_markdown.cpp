@@ -2,6 +2,7 @@
 
 #include "compare/report.h"
 #include "compare/verdict.h"
+#include "core/median.h"
 
 namespace exfusion {
 namespace {

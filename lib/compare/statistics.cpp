@@ -64,11 +64,6 @@ double standard_deviation(std::span<const double> values) {
   return std::sqrt(squares / static_cast<double>(values.size() - 1));
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return quantile(values, 0.5);
-}
-
 Interval t_interval(std::span<const double> differences, double confidence) {
   const auto n = static_cast<std::int64_t>(differences.size());
   const double center = mean(differences);

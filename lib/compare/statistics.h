@@ -22,7 +22,6 @@ inline constexpr std::int64_t kMostSeeds = 100000;  // that seeds_needed answers
 
 double mean(std::span<const double> values);                // of at least one value
 double standard_deviation(std::span<const double> values);  // divisor n - 1; of at least two values
-double median(std::vector<double> values);                  // of at least one value
 
 // mean +- t_{n-1} sd / sqrt(n): Student's interval for the mean of at least two differences.
 Interval t_interval(std::span<const double> differences, double confidence);

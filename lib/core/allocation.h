@@ -8,4 +8,7 @@ namespace exfusion {
 // main; nothing happens where the C library is not glibc.
 void keep_freed_memory();
 
+// Once in a while all the same: after the state of a run is built, say, which takes more than the steps will.
+void give_back_freed_memory();
+
 }  // namespace exfusion

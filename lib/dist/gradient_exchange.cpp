@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -216,13 +217,16 @@ bool GradientExchange::sharded(std::int64_t element) const {
   return !state_->group.alone() && state_->unit_of(element).unit.sharded;
 }
 
-void GradientExchange::gather(const at::Tensor& values, std::int64_t begin, std::int64_t end) const {
+std::vector<Pending> GradientExchange::start_gather(const at::Tensor& values, std::int64_t begin,
+                                                    std::int64_t end) const {
+  std::vector<Pending> parts;
   for (const UnitState& state : state_->units) {
     if (!state.unit.sharded || state.unit.end <= begin || state.unit.begin >= end) continue;
     std::vector<std::int64_t> cuts = state.unit.cuts;
     for (std::int64_t& cut : cuts) cut = std::clamp(cut, begin, end);
-    state_->group.all_gather(values, cuts);
+    std::ranges::move(state_->group.start_all_gather(values, cuts), std::back_inserter(parts));
   }
+  return parts;
 }
 
 }  // namespace exfusion

@@ -46,8 +46,8 @@ class GradientExchange {
   // Whether the unit that holds this element is shared among more than one rank.
   bool sharded(std::int64_t element) const;
   // Everyone receives what others own of elements [begin, end) of `values` [n], of the layout of the
-  // gradients.
-  void gather(const at::Tensor& values, std::int64_t begin, std::int64_t end) const;
+  // gradients, once all that is returned has been waited for.
+  std::vector<Pending> start_gather(const at::Tensor& values, std::int64_t begin, std::int64_t end) const;
 
  private:
   struct State;

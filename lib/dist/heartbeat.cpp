@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/median.h"
 
 namespace exfusion {
 namespace {
@@ -15,12 +16,6 @@ constexpr double kNewest = 0.1;  // the weight of the newest step in the average
 
 double seconds(Activity::Clock::duration span) {
   return std::chrono::duration<double>(span).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <utility>
 
+#include "core/duration.h"
 #include "core/error.h"
 
 namespace exfusion {
@@ -14,6 +15,7 @@ namespace exfusion {
 struct ProcessGroup::State {
   c10::intrusive_ptr<c10d::Backend> backend;  // null: alone
   std::map<std::string, Traffic> traffic;
+  double waited = 0.0;  // seconds
   CollectiveObserver* observer = nullptr;
 
   [[noreturn]] void fail(const char* collective, const std::exception& error) {
@@ -44,12 +46,18 @@ void Pending::wait() {
   const std::shared_ptr<State> state = std::exchange(state_, nullptr);
   CollectiveObserver* observer = state->group->observer;
   if (observer) observer->waiting(state->collective);
+  const auto start = std::chrono::steady_clock::now();
   try {
     state->work->wait();
   } catch (const std::exception& error) {
     state->group->fail(state->collective, error);
   }
+  state->group->waited += seconds_since(start);
   if (observer) observer->done();
+}
+
+void wait_for(std::vector<Pending> all) {
+  for (Pending& pending : all) pending.wait();
 }
 
 ProcessGroup::ProcessGroup() : state_(std::make_shared<State>()) {}
@@ -113,14 +121,15 @@ Pending ProcessGroup::start_broadcast(const at::Tensor& tensor, int root) const 
                });
 }
 
-void ProcessGroup::all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const {
+std::vector<Pending> ProcessGroup::start_all_gather(const at::Tensor& tensor,
+                                                    const std::vector<std::int64_t>& cuts) const {
   std::vector<Pending> parts;
   for (int root = 0; root < world(); ++root) {
     const std::int64_t begin = cuts[static_cast<std::size_t>(root)],
                        size = cuts[static_cast<std::size_t>(root) + 1] - begin;
     if (size > 0) parts.push_back(start_broadcast(tensor.narrow(0, begin, size), root));
   }
-  for (Pending& part : parts) part.wait();
+  return parts;
 }
 
 void ProcessGroup::send(const at::Tensor& tensor, int to) const {
@@ -150,6 +159,10 @@ void ProcessGroup::sum(std::vector<double>& values) const {
 
 const std::map<std::string, Traffic>& ProcessGroup::traffic() const {
   return state_->traffic;
+}
+
+double ProcessGroup::seconds_waited() const {
+  return state_->waited;
 }
 
 void ProcessGroup::observe(CollectiveObserver* observer) const {

@@ -46,6 +46,8 @@ class Pending {
   std::shared_ptr<State> state_;
 };
 
+void wait_for(std::vector<Pending> all);
+
 // A copy is the same group. Every rank calls the same collectives in the same order, from one thread at a
 // time; tensors are contiguous. All throw DistributedError.
 class ProcessGroup {
@@ -67,14 +69,19 @@ class ProcessGroup {
   void all_reduce(const at::Tensor& tensor) const { start_all_reduce(tensor).wait(); }
   void broadcast(const at::Tensor& tensor, int root) const { start_broadcast(tensor, root).wait(); }
   // Rank r holds elements [cuts[r], cuts[r + 1]) of tensor [n]: afterwards everyone holds them all.
-  void all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const;
+  std::vector<Pending> start_all_gather(const at::Tensor& tensor,
+                                        const std::vector<std::int64_t>& cuts) const;
+  void all_gather(const at::Tensor& tensor, const std::vector<std::int64_t>& cuts) const {
+    wait_for(start_all_gather(tensor, cuts));
+  }
   void send(const at::Tensor& tensor, int to) const;
   void receive(const at::Tensor& tensor, int from) const;
   void barrier() const;
   void sum(std::vector<double>& values) const;  // over ranks, in place
 
   const std::map<std::string, Traffic>& traffic() const;  // by collective, since the start
-  void observe(CollectiveObserver* observer) const;       // null: nobody
+  double seconds_waited() const;  // of the calling threads, for collectives to end, since the start
+  void observe(CollectiveObserver* observer) const;  // null: nobody
   void close() const;  // ends the connections: what still waits fails. The group is not used again
 
  private:

@@ -26,21 +26,26 @@ class BankShard {
                   const at::Tensor& whole) const;  // flat, or `whole` itself if this rank has all
 
   // Everyone receives the FFN's parameters from their owners, and rounds them (FlatParameters::round_bf16).
-  void gather(const FlatParameters& parameters) const;
+  // They are on their way from start_gather on, and there after finish_gather.
+  void start_gather(const FlatParameters& parameters);
+  void finish_gather(const FlatParameters& parameters);
   // Adds up a few numbers of every rank's samples, in place, sent as fp32: sharded or not.
   void sum_over_ranks(const at::Tensor& numbers) const;
   // Adds up what each rank has of its part. Nothing if this rank has all.
   void sum(std::vector<double>& values) const;
-  bool deterministic() const { return deterministic_; }
-  // result[k] = <G, W_k> over one tensor, of this rank's part, or if deterministic of all ranks' parts: `g`
-  // and `w[k]` point to this rank's part. fp32, on `device`.
-  void inner_products(c10::Device device, std::size_t tensor, const float* g, std::span<const float* const> w,
-                      std::span<double> result) const;
+  // <G, W_k> over one tensor of sharded experts, in two halves around a sum over ranks of `numbers`: appends
+  // what this rank has of them, `g` and `w[k]` pointing to its part (fp32, on `device`) …
+  void append_products(c10::Device device, std::size_t tensor, const float* g,
+                       std::span<const float* const> w, std::vector<double>& numbers) const;
+  // … and takes from the front of `numbers` what came of it: result[k] += <G, W_k>.
+  void take_products(std::size_t tensor, std::span<double>& numbers, std::span<double> result) const;
 
  private:
+  std::int64_t numbers_of(std::size_t tensor) const;
   const GradientExchange* exchange_ = nullptr;  // null: all of it
   ProcessGroup group_;
   bool deterministic_;
+  std::vector<Pending> arriving_;
   std::int64_t first_ = 0, last_ = 0;  // of the FFN in the flat buffers
   std::array<std::pair<std::int64_t, std::int64_t>, 4> ranges_;
   std::array<std::int64_t, 4> sizes_;  // of the whole tensors

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <functional>
+#include <span>
 #include <vector>
 
 namespace exfusion {
@@ -71,8 +72,14 @@ void RoutingLeaves::finish(std::deque<ExpertBank>& banks, const ProcessGroup& gr
 
 void update_banks(std::deque<ExpertBank>& banks, const BankUpdate& update, const ProcessGroup& group,
                   bool whole_jacobians) {
+  std::vector<double> prices;  // of all banks in one sum
+  for (const ExpertBank& bank : banks) bank.append_prices(prices);
+  group.sum(prices);
+  std::span<double> rest(prices);
   for (ExpertBank& bank : banks)
-    bank.update_experts(update.config, update.lr, update.weights_lr, update.update, update.gradient_scale);
+    bank.update_experts(update.config, update.lr, update.weights_lr, update.update, update.gradient_scale,
+                        rest);  // its gather goes on beside the next one's update
+  for (ExpertBank& bank : banks) bank.finish_gather();
   if (!group.alone() && !whole_jacobians) {
     const at::Tensor gradients = gathered(banks, gradient);
     if (gradients.defined()) {

@@ -36,8 +36,9 @@ struct BankUpdate {
   float gradient_scale;
 };
 
-// Updates every bank; routers' gradients, N dim numbers of fp32 per FFN, are summed over ranks unless the
-// Jacobians already are those of the whole batch.
+// Updates every bank. What makes the prices of sharded experts is summed over ranks for all banks at once;
+// so are routers' gradients, N dim numbers of fp32 per FFN, unless the Jacobians already are those of the
+// whole batch.
 void update_banks(std::deque<ExpertBank>& banks, const BankUpdate& update, const ProcessGroup& group,
                   bool whole_jacobians);
 

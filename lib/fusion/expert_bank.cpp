@@ -25,6 +25,7 @@ struct Slices {
     for (std::size_t k = 0; k < count; ++k) pointers[k] = data + static_cast<std::int64_t>(k) * stride;
   }
   operator std::span<float* const>() const { return {pointers.data(), count}; }
+  operator std::span<const float* const>() const { return {pointers.data(), count}; }
   std::size_t count;
   std::array<float*, kMaxExperts> pointers;
 };
@@ -116,7 +117,8 @@ void ExpertBank::fuse_with(std::span<const float> a) {
     const Slices w(experts_[t]);
     fuse_experts_on(experts_[t].device(), expert_tensors_of(t, w), a);
   }
-  shard_.gather(parameters_);
+  shard_.start_gather(parameters_);
+  shard_.finish_gather(parameters_);
 }
 
 // This rank's part of one tensor, without moments.
@@ -182,19 +184,24 @@ void ExpertBank::end_preview() {
 
 void ExpertBank::update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
                         float gradient_scale) {
-  update_experts(config, lr, weights_lr, update, gradient_scale);
+  std::vector<double> prices;
+  append_prices(prices);
+  shard_.sum(prices);
+  std::span<double> rest(prices);
+  update_experts(config, lr, weights_lr, update, gradient_scale, rest);
+  finish_gather();
   update_router(config, weights_lr, update, gradient_scale);
 }
 
 void ExpertBank::update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
-                                float gradient_scale) {
+                                float gradient_scale, std::span<double>& prices) {
   phase_ = Phase::collapsed;
   unfused_ = false;
   priced_ = used_;  // of the forward pass that G belongs to
   // Learned weights need the prices for the next a before the walk; a shard has only its part of them in the
   // walk.
   const bool priced_in_walk = !z_.defined() && shard_.whole();
-  if (!priced_in_walk) compute_prices();
+  if (!priced_in_walk) compute_prices(prices);
   if (z_.defined()) update_logits(config, weights_lr, update, gradient_scale);
   // Memory weights know their next a before the prices: only the router needs these.
   next_ = a_;
@@ -215,7 +222,7 @@ void ExpertBank::update_experts(const AdamWConfig& config, double lr, double wei
                     part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
-  shard_.gather(parameters_);
+  shard_.start_gather(parameters_);
   if (router_) router_->compute_gradient(prices_);
   set_weights(next_);
 }
@@ -225,18 +232,27 @@ void ExpertBank::update_router(const AdamWConfig& config, double weights_lr, std
   if (router_) router_->update(config, weights_lr, update, gradient_scale);
 }
 
-// c_k = <G, W_k>, tensor by tensor.
-void ExpertBank::compute_prices() {
+void ExpertBank::append_prices(std::vector<double>& numbers) const {
+  for (std::size_t t = 0; t < 4 && !shard_.whole(); ++t) {
+    const Slices w(experts_[t]);
+    shard_.append_products(experts_[t].device(), t, expert_tensors_of(t, w).gradient, w, numbers);
+  }
+}
+
+// c_k = <G, W_k>, tensor by tensor; of a shard from what the ranks have summed.
+void ExpertBank::compute_prices(std::span<double>& numbers) {
   std::array<double, kMaxExperts> storage;
   const std::span<double> part = std::span(storage).first(a_.size());
   std::ranges::fill(prices_, 0.0);
   for (std::size_t t = 0; t < 4; ++t) {
+    if (!shard_.whole()) {
+      shard_.take_products(t, numbers, prices_);
+      continue;
+    }
     const Slices w(experts_[t]);
-    shard_.inner_products(experts_[t].device(), t, expert_tensors_of(t, w).gradient,
-                          std::span<const float* const>(w.pointers.data(), w.count), part);
+    inner_products_on(experts_[t].device(), expert_tensors_of(t, w).gradient, w, shard_.size(t), part);
     for (std::size_t k = 0; k < part.size(); ++k) prices_[k] += part[k];
   }
-  if (!shard_.deterministic()) shard_.sum(prices_);
 }
 
 void ExpertBank::update_logits(const AdamWConfig& config, double lr, std::int64_t update,

@@ -39,15 +39,17 @@ class ExpertBank {
   // weights need it; x [n, tokens, dim]), then update or, if the step is skipped, abandon_step.
   void begin_step(std::int64_t step, std::int64_t samples);
   void see_input(const at::Tensor& x);
-  // One optimizer step from the gradient G of the fused weights: dL/dW_k = a_k G, dL/da_k = <G, W_k>. G is
-  // read from the flat gradients and multiplied by gradient_scale. Updates what decides a, and in one walk
-  // the experts (AdamW) and the next W.
+  // One optimizer step from G, the flat gradients of W times gradient_scale: dL/dW_k = a_k G, dL/da_k =
+  // <G, W_k>. Updates what decides a, and in one walk the experts (AdamW) and the next W.
   void update(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
               float gradient_scale);
-  // The same in two parts; the router's gradient may be summed over ranks in between.
+  // The same in parts, between which ranks may add up: of sharded experts the numbers that make the prices,
+  // each bank's from the front, and the router's gradient. Other ranks' W has come after finish_gather.
+  void append_prices(std::vector<double>& numbers) const;
   void update_experts(const AdamWConfig& config, double lr, double weights_lr, std::int64_t update,
-                      float gradient_scale);
+                      float gradient_scale, std::span<double>& prices);
   void update_router(const AdamWConfig& config, double weights_lr, std::int64_t update, float gradient_scale);
+  void finish_gather() { shard_.finish_gather(parameters_); }
   void abandon_step();  // nothing has changed
 
   // Whether training's forward pass uses other weights than the collapse weights (noise, blend, routed).
@@ -66,8 +68,7 @@ class ExpertBank {
   const BankShard& shard() const { return shard_; }
   bool routes_in_step() const { return config_.routes_in_step(); }  // blend, routed
   bool needs_input() const { return router_ != nullptr; }
-  // [N, …] in the order of kFfnTensors, or [N, size] of a shard; the values from which expert k started, on
-  // the CPU (NaN where not known).
+  // [N, …] in the order of kFfnTensors, [N, size] of a shard; expert k's start, on the CPU (NaN: not known).
   const FfnTensors& expert_tensors() const { return experts_; }
   FfnTensors initial_tensors(std::int64_t k) const;
   // The experts were written from outside: fuses them. Where they started is not known then.
@@ -93,7 +94,7 @@ class ExpertBank {
   void fuse_with(std::span<const float> a);
   void use(std::span<const float> a);
   ExpertTensors<float> expert_tensors_of(std::size_t tensor, std::span<float* const> w) const;
-  void compute_prices();
+  void compute_prices(std::span<double>& numbers);
   void update_logits(const AdamWConfig& config, double lr, std::int64_t update, float gradient_scale);
 
   FusionConfig config_;
@@ -109,8 +110,7 @@ class ExpertBank {
   at::Tensor z_, z_exp_avg_, z_exp_avg_sq_;  // [N] double; learned weights only
   std::unique_ptr<RouterMemory> router_;     // memory weights only
   at::Tensor a_state_;                       // [N] fp32, the tensor form of a_
-  // [N] each, and none is ever resized: collapse weights; of this step's forward pass; of prices_; on their
-  // way to one of these.
+  // [N] each, never resized: collapse weights; of this step's forward pass; of prices_; on their way there.
   std::vector<float> a_, used_, priced_, next_;
   std::vector<double> prices_;
   Phase phase_ = Phase::collapsed;

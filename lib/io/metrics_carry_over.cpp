@@ -18,9 +18,9 @@ class OldFile {
     // A file whose writer was killed only opens in this way; one of another kind only in the plain way.
     const Handle properties = access_properties();
     // Without a live writer a wrong checksum stays wrong: HDF5 would try 100 times, with ever longer pauses.
-    H5Pset_metadata_read_attempts(properties.get(), 1);
-    file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, properties.get()), H5Fclose};
-    if (!file_) file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties.get()), H5Fclose};
+    H5Pset_metadata_read_attempts(properties, 1);
+    file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, properties), H5Fclose};
+    if (!file_) file_ = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties), H5Fclose};
     if (!file_) refuse("not a readable HDF5 file (" + hdf5_cause() + ")");
   }
 
@@ -33,13 +33,13 @@ class OldFile {
       datasets.push_back(open_dataset(to, column, own_rows));
       rows = std::min(rows, own_rows);  // the last append may be torn
     }
-    rows = kept_rows(to, datasets[0].get(), rows, keep_through_step);
+    rows = kept_rows(to, datasets[0], rows, keep_through_step);
     for (std::size_t i = 0; i < to.columns.size(); ++i) {
       Column& column = to.columns[i];
       std::vector<std::int64_t> block(column.chunk_rows() * column.values);  // 8 bytes of either kind
       for (hsize_t first = 0; first < rows; first += column.chunk_rows()) {
         const hsize_t count = std::min(column.chunk_rows(), rows - first);
-        read(to, datasets[i].get(), column, first, count, block.data());
+        read(to, datasets[i], column, first, count, block.data());
         write_rows(to, column, first, count, block.data(), new_path);
       }
     }
@@ -60,21 +60,21 @@ class OldFile {
 
   Handle open_dataset(const Group& group, const Column& column, hsize_t& rows) const {
     const std::string name = group.path_of(column);
-    Handle dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), H5Dclose);
+    Handle dataset(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose);
     if (!dataset) refuse("no data set " + name);
-    const Handle type(H5Dget_type(dataset.get()), H5Tclose), space(H5Dget_space(dataset.get()), H5Sclose);
+    const Handle type(H5Dget_type(dataset), H5Tclose), space(H5Dget_space(dataset), H5Sclose);
     const H5T_class_t expected = column.series.integer ? H5T_INTEGER : H5T_FLOAT;
-    if (H5Tget_class(type.get()) != expected || H5Tget_size(type.get()) != kValueBytes) {
+    if (H5Tget_class(type) != expected || H5Tget_size(type) != kValueBytes) {
       refuse(name + " must hold " + (column.series.integer ? "int64" : "float64"));
     }
     std::vector<hsize_t> sizes = column.extent(0);
-    const int rank = H5Sget_simple_extent_ndims(space.get());
-    if (rank == static_cast<int>(sizes.size())) H5Sget_simple_extent_dims(space.get(), sizes.data(), nullptr);
+    const int rank = H5Sget_simple_extent_ndims(space);
+    if (rank == static_cast<int>(sizes.size())) H5Sget_simple_extent_dims(space, sizes.data(), nullptr);
     rows = sizes[0];
     if (rank != static_cast<int>(sizes.size()) || sizes != column.extent(rows)) {
       refuse(name + " has another shape than this run's");
     }
-    check_storage(dataset.get(), column, name, rows);
+    check_storage(dataset, column, name, rows);
     return dataset;
   }
 
@@ -83,8 +83,8 @@ class OldFile {
     const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
     std::vector<hsize_t> chunk = column.extent(0);
     const int rank = static_cast<int>(chunk.size());
-    if (H5Pget_layout(properties.get()) != H5D_CHUNKED || H5Pget_nfilters(properties.get()) != 0 ||
-        H5Pget_chunk(properties.get(), rank, chunk.data()) != rank) {
+    if (H5Pget_layout(properties) != H5D_CHUNKED || H5Pget_nfilters(properties) != 0 ||
+        H5Pget_chunk(properties, rank, chunk.data()) != rank) {
       refuse(name + " is not stored in plain chunks");
     }
     const hsize_t row_bytes = column.values * kValueBytes;

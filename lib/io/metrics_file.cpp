@@ -59,7 +59,7 @@ MetricsFile::MetricsFile(const std::string& path, std::vector<SeriesGroup> group
     for (Group& group : file_->groups) {
       for (Column& column : group.columns) column.dataset = Handle();
     }
-    check(H5Fflush(created.get(), H5F_SCOPE_LOCAL), "write", temporary);
+    check(H5Fflush(created, H5F_SCOPE_LOCAL), "write", temporary);
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
@@ -67,14 +67,14 @@ MetricsFile::MetricsFile(const std::string& path, std::vector<SeriesGroup> group
   }
   // Opened for SWMR before it gets its name: HDF5 locks a file while it opens it, and a reader who came first
   // would be in the way.
-  file_->file = checked(
-      {H5Fopen(temporary.c_str(), H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE, access_properties().get()), H5Fclose},
-      "open", temporary);
+  file_->file =
+      checked({H5Fopen(temporary.c_str(), H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE, access_properties()), H5Fclose},
+              "open", temporary);
   for (Group& group : file_->groups) {
     for (Column& column : group.columns) {
       const std::string name = group.path_of(column);
-      column.dataset = checked({H5Dopen2(file_->file.get(), name.c_str(), H5P_DEFAULT), H5Dclose},
-                               "open " + name + " in", path);
+      column.dataset =
+          checked({H5Dopen2(file_->file, name.c_str(), H5P_DEFAULT), H5Dclose}, "open " + name + " in", path);
     }
   }
   replace_file(temporary, path);
@@ -109,7 +109,7 @@ void MetricsFile::append(const std::string& group_name, std::int64_t step, const
   for (std::size_t i = group.columns.size(); i-- > 0;) {
     Column& column = group.columns[i];
     write_rows(group, column, group.rows, 1, stored[i].data(), file_->path);
-    check(H5Dflush(column.dataset.get()), "flush " + group.path_of(column) + " in", file_->path);
+    check(H5Dflush(column.dataset), "flush " + group.path_of(column) + " in", file_->path);
   }
   group.rows += 1;
   group.last_step = step;
@@ -117,7 +117,7 @@ void MetricsFile::append(const std::string& group_name, std::int64_t step, const
 
 void MetricsFile::flush() {
   silence_hdf5();
-  check(H5Fflush(file_->file.get(), H5F_SCOPE_LOCAL), "flush", file_->path);
+  check(H5Fflush(file_->file, H5F_SCOPE_LOCAL), "flush", file_->path);
 }
 
 }  // namespace exfusion

@@ -18,29 +18,29 @@ struct MetricsReader::File {
 
   bool has(const std::string& name) const {
     for (std::size_t slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1)) {
-      if (H5Lexists(file.get(), name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) return false;
+      if (H5Lexists(file, name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) return false;
     }
-    return H5Lexists(file.get(), name.c_str(), H5P_DEFAULT) > 0;
+    return H5Lexists(file, name.c_str(), H5P_DEFAULT) > 0;
   }
 
   // The number of values, once they are known to fit into the file: they are allocated. width 0: no arrays.
   hsize_t values(hid_t dataset, const std::string& name, hsize_t width) const {
     const Handle type(H5Dget_type(dataset), H5Tclose), space(H5Dget_space(dataset), H5Sclose);
-    const H5T_class_t kind = H5Tget_class(type.get());
-    if ((kind != H5T_INTEGER && kind != H5T_FLOAT) || H5Tget_size(type.get()) != kValueBytes ||
-        H5Sget_simple_extent_ndims(space.get()) != (width == 0 ? 1 : 2)) {
+    const H5T_class_t kind = H5Tget_class(type);
+    if ((kind != H5T_INTEGER && kind != H5T_FLOAT) || H5Tget_size(type) != kValueBytes ||
+        H5Sget_simple_extent_ndims(space) != (width == 0 ? 1 : 2)) {
       refuse(name + " must hold " + (width == 0 ? "one int64 or float64" : "an array of numbers") +
              " per row");
     }
     const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
     hsize_t extent[2] = {0, 1}, chunk[2] = {0, 1};
-    H5Sget_simple_extent_dims(space.get(), extent, nullptr);
+    H5Sget_simple_extent_dims(space, extent, nullptr);
     if (width != 0 && extent[1] != width) {
       refuse(name + " has " + std::to_string(extent[1]) + " numbers per row, expected " +
              std::to_string(width));
     }
-    if (H5Pget_layout(properties.get()) != H5D_CHUNKED || H5Pget_nfilters(properties.get()) != 0 ||
-        H5Pget_chunk(properties.get(), 2, chunk) < 1 || chunk[0] > kChunkRows || chunk[1] > extent[1]) {
+    if (H5Pget_layout(properties) != H5D_CHUNKED || H5Pget_nfilters(properties) != 0 ||
+        H5Pget_chunk(properties, 2, chunk) < 1 || chunk[0] > kChunkRows || chunk[1] > extent[1]) {
       refuse(name + " is not stored in plain chunks of at most " + std::to_string(kChunkRows) + " rows");
     }
     if (extent[0] > bytes / kValueBytes / std::max<hsize_t>(width, 1) + chunk[0]) {
@@ -57,10 +57,10 @@ MetricsReader::MetricsReader(const std::string& path) : file_(std::make_unique<F
   file_->bytes = std::filesystem::file_size(path, error);
   if (error) throw FileError("cannot read " + path + ": " + error.message());
   const Handle properties = access_properties();
-  H5Pset_metadata_read_attempts(properties.get(), 1);  // a wrong checksum stays wrong
+  H5Pset_metadata_read_attempts(properties, 1);  // a wrong checksum stays wrong
   // A file whose writer was killed only opens for SWMR; one of another kind only in the plain way.
-  file_->file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, properties.get()), H5Fclose};
-  if (!file_->file) file_->file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties.get()), H5Fclose};
+  file_->file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, properties), H5Fclose};
+  if (!file_->file) file_->file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties), H5Fclose};
   if (!file_->file) file_->refuse("not a readable HDF5 file (" + hdf5_cause() + ")");
 }
 
@@ -69,11 +69,11 @@ MetricsReader::~MetricsReader() = default;
 std::optional<std::vector<double>> MetricsReader::column(const std::string& name, std::uint64_t width) const {
   silence_hdf5();
   if (!file_->has(name)) return std::nullopt;
-  const Handle dataset(H5Dopen2(file_->file.get(), name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle dataset(H5Dopen2(file_->file, name.c_str(), H5P_DEFAULT), H5Dclose);
   if (!dataset) file_->refuse(name + " is no data set");
-  std::vector<double> values(file_->values(dataset.get(), name, width));
+  std::vector<double> values(file_->values(dataset, name, width));
   if (!values.empty() &&
-      H5Dread(dataset.get(), H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+      H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
     file_->refuse(name + " cannot be read (" + hdf5_cause() + ")");
   }
   return values;

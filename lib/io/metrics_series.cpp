@@ -51,8 +51,8 @@ std::vector<Group> make_groups(std::vector<SeriesGroup> described, const std::st
 
 Handle access_properties() {
   Handle properties(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  H5Pset_libver_bounds(properties.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
-  H5Pset_file_locking(properties.get(), true, true);  // some network file systems have no locks
+  H5Pset_libver_bounds(properties, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+  H5Pset_file_locking(properties, true, true);  // some network file systems have no locks
   return properties;
 }
 
@@ -66,31 +66,30 @@ void create_dataset(hid_t file, Group& group, Column& column, const std::string&
   const int rank = static_cast<int>(empty.size());
   const Handle space = checked({H5Screate_simple(rank, empty.data(), limit.data()), H5Sclose}, what, path);
   const Handle properties = checked({H5Pcreate(H5P_DATASET_CREATE), H5Pclose}, what, path);
-  check(H5Pset_chunk(properties.get(), rank, chunk.data()), what, path);
+  check(H5Pset_chunk(properties, rank, chunk.data()), what, path);
   // Rows that were announced but never written show themselves.
   const std::int64_t no_step = -1;
   const double no_value = std::nan("");
   const void* fill = column.series.integer ? static_cast<const void*>(&no_step) : &no_value;
-  check(H5Pset_fill_value(properties.get(), column.memory_type(), fill), what, path);
+  check(H5Pset_fill_value(properties, column.memory_type(), fill), what, path);
   const hid_t stored = column.series.integer ? H5T_STD_I64LE : H5T_IEEE_F64LE;
-  column.dataset = checked({H5Dcreate2(file, group.path_of(column).c_str(), stored, space.get(), H5P_DEFAULT,
-                                       properties.get(), H5P_DEFAULT),
-                            H5Dclose},
-                           what, path);
+  column.dataset = checked(
+      {H5Dcreate2(file, group.path_of(column).c_str(), stored, space, H5P_DEFAULT, properties, H5P_DEFAULT),
+       H5Dclose},
+      what, path);
 }
 
 }  // namespace
 
 Handle create_file(const std::string& path, std::vector<Group>& groups) {
-  Handle file =
-      checked({H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access_properties().get()), H5Fclose},
-              "create", path);
+  Handle file = checked({H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access_properties()), H5Fclose},
+                        "create", path);
   const Handle nested(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(nested.get(), 1);
+  H5Pset_create_intermediate_group(nested, 1);
   for (Group& group : groups) {
-    checked({H5Gcreate2(file.get(), group.name.c_str(), nested.get(), H5P_DEFAULT, H5P_DEFAULT), H5Gclose},
+    checked({H5Gcreate2(file, group.name.c_str(), nested, H5P_DEFAULT, H5P_DEFAULT), H5Gclose},
             "create the group /" + group.name + " in", path);
-    for (Column& column : group.columns) create_dataset(file.get(), group, column, path);
+    for (Column& column : group.columns) create_dataset(file, group, column, path);
   }
   return file;
 }
@@ -101,18 +100,17 @@ herr_t transfer(bool write, hid_t dataset, const Column& column, hsize_t first, 
   const std::vector<hsize_t> block = column.extent(count);
   const Handle space(H5Dget_space(dataset), H5Sclose);
   const Handle memory(H5Screate_simple(static_cast<int>(block.size()), block.data(), nullptr), H5Sclose);
-  if (H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr, block.data(), nullptr) < 0)
-    return -1;
+  if (H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, block.data(), nullptr) < 0) return -1;
   const hid_t type = column.memory_type();
-  return write ? H5Dwrite(dataset, type, memory.get(), space.get(), H5P_DEFAULT, values)
-               : H5Dread(dataset, type, memory.get(), space.get(), H5P_DEFAULT, values);
+  return write ? H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, values)
+               : H5Dread(dataset, type, memory, space, H5P_DEFAULT, values);
 }
 
 void write_rows(const Group& group, const Column& column, hsize_t first, hsize_t count, void* values,
                 const std::string& path) {
   const std::string what = "append to " + group.path_of(column) + " in";
-  check(H5Dset_extent(column.dataset.get(), column.extent(first + count).data()), what, path);
-  check(transfer(true, column.dataset.get(), column, first, count, values), what, path);
+  check(H5Dset_extent(column.dataset, column.extent(first + count).data()), what, path);
+  check(transfer(true, column.dataset, column, first, count, values), what, path);
 }
 
 }  // namespace exfusion::series

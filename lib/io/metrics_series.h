@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "io/hdf5_handle.h"
 #include "io/metrics_file.h"
 
 namespace exfusion::series {
@@ -15,27 +15,7 @@ namespace exfusion::series {
 constexpr hsize_t kValueBytes = 8;  // int64 and float64
 constexpr hsize_t kChunkBytes = 32768, kChunkRows = 1024;
 
-// An identifier and how to close it; negative: none.
-class Handle {
- public:
-  Handle() = default;
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
-  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(id_, other.id_);
-    std::swap(close_, other.close_);
-    return *this;
-  }
-  ~Handle() {
-    if (id_ >= 0) close_(id_);
-  }
-  hid_t get() const { return id_; }
-  explicit operator bool() const { return id_ >= 0; }
-
- private:
-  hid_t id_ = H5I_INVALID_HID;
-  herr_t (*close_)(hid_t) = nullptr;
-};
+using Handle = Hdf5Handle;
 
 // HDF5 prints every error on stderr unless told not to; the setting belongs to the thread.
 void silence_hdf5();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <optional>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "data/loader.h"
@@ -29,10 +30,6 @@ namespace exfusion {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 bool due(std::int64_t step, std::int64_t every) {
   return every > 0 && step % every == 0;
@@ -106,12 +103,16 @@ int train(Run& run, MetricsLog& metrics) {
                       "warm-up or train.clip may help; --resume goes on from the last checkpoint",
                       step, run.state.skipped_in_row));
 
-    run.ranks.at("evaluation");
-    if (due(step, eval_every) || last) evaluate_step(run, metrics);
-    run.ranks.at("checkpoint");
+    if (due(step, eval_every) || last) {
+      run.ranks.at("evaluation");
+      evaluate_step(run, metrics);
+    }
     watch_symmetry(run, checkpoint);
     const int signal = run.state.group.alone() ? interrupt_signal() : result.signal;
-    if (checkpoint || signal != 0 || run.record.best_step == step) save(run, metrics);
+    if (checkpoint || signal != 0 || run.record.best_step == step) {
+      run.ranks.at("checkpoint");
+      save(run, metrics);
+    }
     if (signal != 0 && !last) return signal;
   }
   return 0;

@@ -65,10 +65,10 @@ double run_pass(const RunConfig& config, TrainingState& state, const Batch& batc
                 const std::function<void(std::vector<double>&)>& sum_over_ranks, PhaseSeconds& phases) {
   PassLoss loss;
   {
-    const PhaseScope phase(Phase::forward, phases);
+    const PhaseScope phase(Phase::forward, phases, &state.group);
     loss = forward(config, state, batch, pass, sum_over_ranks);
   }
-  const PhaseScope phase(Phase::backward, phases);
+  const PhaseScope phase(Phase::backward, phases, &state.group);
   loss.objective.backward();
   return loss.cross_entropy.item<double>();
 }

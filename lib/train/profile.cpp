@@ -11,7 +11,9 @@
 #include <sstream>
 #include <utility>
 
+#include "core/duration.h"
 #include "core/log.h"
+#include "core/median.h"
 
 namespace exfusion {
 namespace {
@@ -20,16 +22,6 @@ namespace profiler = torch::autograd::profiler;
 using torch::profiler::impl::ActivityType;
 using torch::profiler::impl::ProfilerConfig;
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
-}
 
 std::function<void(const char*)> phase_observer;
 
@@ -48,15 +40,21 @@ void observe_phases(std::function<void(const char*)> entered) {
   phase_observer = std::move(entered);
 }
 
-PhaseScope::PhaseScope(Phase phase, PhaseSeconds& seconds)
-    : seconds_(seconds[static_cast<std::size_t>(phase)]), range_(at::RecordScope::USER_SCOPE) {
-  if (range_.isActive()) range_.before(kPhases[static_cast<std::size_t>(phase)]);
-  if (phase_observer) phase_observer(kPhases[static_cast<std::size_t>(phase)]);
+PhaseScope::PhaseScope(Phase phase, PhaseSeconds& seconds, const ProcessGroup* group)
+    : seconds_(seconds),
+      phase_(static_cast<std::size_t>(phase)),
+      group_(group),
+      waited_(group ? group->seconds_waited() : 0.0),
+      range_(at::RecordScope::USER_SCOPE) {
+  if (range_.isActive()) range_.before(kPhases[phase_]);
+  if (phase_observer) phase_observer(kPhases[phase_]);
   start_ = Clock::now();
 }
 
 PhaseScope::~PhaseScope() {
-  seconds_ += seconds_since(start_);
+  const double waited = group_ ? group_->seconds_waited() - waited_ : 0.0;
+  seconds_[phase_] += seconds_since(start_) - waited;
+  seconds_[static_cast<std::size_t>(Phase::reduce)] += waited;
 }
 
 std::string profile_table(std::span<const ProfiledStep> steps) {

@@ -13,11 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "dist/process_group.h"
+
 namespace exfusion {
 
-// reduce: what the sums over ranks take beyond the backward pass. update: zeroed gradients, optimizer, fused
-// weights, weight average. logging: rows, events, progress. analysis: of the recipe's section, at its due
-// steps.
+// reduce: what ranks wait for each other's sums and weights, in whatever phase, and the sums of what arrived.
+// update: zeroed gradients, optimizer, fused weights, weight average. logging: rows, events, progress.
+// analysis: of the recipe's section, at its due steps.
 enum class Phase { data_wait, forward, backward, reduce, clip, update, logging, analysis };
 inline constexpr std::array<const char*, 8> kPhases = {"data wait", "forward", "backward", "reduce",
                                                        "clip",      "update",  "logging",  "analysis"};
@@ -27,17 +29,20 @@ using PhaseSeconds = std::array<double, kPhases.size()>;
 // nobody.
 void observe_phases(std::function<void(const char* phase)> entered);
 
-// Adds the seconds of its life to one phase, and is a range of that name in a trace. Without a trace it costs
-// two looks at the clock.
+// Adds the seconds of its life to one phase, but those of waiting in the collectives of `group` to `reduce`;
+// and is a range of that name in a trace. Without a trace it costs two looks at the clock.
 class PhaseScope {
  public:
-  PhaseScope(Phase phase, PhaseSeconds& seconds);
+  PhaseScope(Phase phase, PhaseSeconds& seconds, const ProcessGroup* group = nullptr);
   ~PhaseScope();
   PhaseScope(const PhaseScope&) = delete;
   PhaseScope& operator=(const PhaseScope&) = delete;
 
  private:
-  double& seconds_;
+  PhaseSeconds& seconds_;
+  std::size_t phase_;
+  const ProcessGroup* group_;
+  double waited_;  // before it
   at::RecordFunction range_;
   std::chrono::steady_clock::time_point start_;
 };

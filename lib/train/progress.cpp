@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/duration.h"
 #include "core/log.h"
 
 namespace exfusion {
@@ -57,7 +58,7 @@ std::string Progress::line(std::int64_t step, double lr) const {
   return fmt::format("epoch {:.2f}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} samples/s  MFU {:.2f}  ETA {}",
                      static_cast<double>(step) / static_cast<double>(steps_per_epoch_), step, total_,
                      mean_loss_, lr, rate, step_flops_ / mean_seconds_ / peak_flops_,
-                     duration_text(static_cast<double>(total_ - step) * mean_seconds_));
+                     clock_text(static_cast<double>(total_ - step) * mean_seconds_));
 }
 
 void Progress::update(std::int64_t step, const StepResult& result, double seconds) {
@@ -88,12 +89,6 @@ double measure_peak_flops(const std::string& precision) {
     best = std::max(best, 2.0 * kSize * kSize * kSize / Seconds(Clock::now() - start).count());
   }
   return best;
-}
-
-std::string duration_text(double seconds) {
-  const auto whole = static_cast<std::int64_t>(std::llround(std::max(0.0, seconds)));
-  if (whole >= 3600) return fmt::format("{}:{:02d}:{:02d}", whole / 3600, whole / 60 % 60, whole % 60);
-  return fmt::format("{}:{:02d}", whole / 60, whole % 60);
 }
 
 }  // namespace exfusion

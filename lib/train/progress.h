@@ -34,7 +34,4 @@ class Progress {
 // FLOP/s of a square matrix product in this precision with the threads set, best of a few.
 double measure_peak_flops(const std::string& precision);
 
-// "1:02:03" or "2:03".
-std::string duration_text(double seconds);
-
 }  // namespace exfusion

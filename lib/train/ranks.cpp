@@ -83,9 +83,8 @@ std::string Ranks::resume_command(const fs::path& run) const {
 }
 
 bool Ranks::agree(bool lead_says) const {
-  std::vector<double> answer = {lead() && lead_says ? 1.0 : 0.0};
-  group().sum(answer);
-  return answer[0] > 0.0;
+  const CheckpointRanks ranks{.group = group(), .device = state_->device};
+  return text_of_rank_0(ranks, [&] { return std::string(lead_says ? "yes" : "no"); }) == "yes";
 }
 
 void Ranks::check_same(std::map<std::string, std::string> fields) const {

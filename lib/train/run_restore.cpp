@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "core/allocation.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "train/checkpoint_exchange.h"
@@ -58,6 +59,7 @@ std::int64_t restore(Run& run) {
   run.record.test_accuracy = before.test_accuracy;
   run.record.test_accuracy_fp32 = before.test_accuracy_fp32;
   run.record.ema_accuracy = before.ema_accuracy;
+  give_back_freed_memory();  // whole tensors on rank 0
   return before.step;
 }
 

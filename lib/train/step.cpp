@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "fusion/bank_updates.h"
 #include "nn/ffn.h"
@@ -16,9 +17,16 @@
 namespace exfusion {
 namespace {
 
-// Whether this rank adds a slot's part to sums over ranks: of what everyone has, one is enough.
-bool contributes(const TrainingState& state, const ParameterSlot& slot) {
-  return state.exchange->sharded(slot.offset) || state.group.rank() == 0;
+// Calls add(i, begin, end) for what this rank adds of slot i to sums over ranks: its elements [begin, end) of
+// the flat buffers. What everyone has is rank 0's to add.
+void for_each_part(const TrainingState& state,
+                   const std::function<void(std::size_t, std::int64_t, std::int64_t)>& add) {
+  const auto& slots = state.parameters->slots();
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (!state.exchange->sharded(slots[i].offset) && state.group.rank() != 0) continue;
+    const auto [begin, end] = state.exchange->owned(slots[i].offset, slots[i].offset + slots[i].size);
+    add(i, begin, end);
+  }
 }
 
 // The norm of all gradients, of which each rank may hold a part.
@@ -30,10 +38,9 @@ double gradient_norm(const TrainingState& state) {
       slots, [&](const ParameterSlot& slot) { return state.exchange->sharded(slot.offset); });
   if (!sharded) return std::sqrt(sum_of_squares_on(gradients.device(), g, gradients.numel()));
   std::vector<double> sum = {0.0};
-  for (const ParameterSlot& slot : slots) {
-    const auto [begin, end] = state.exchange->owned(slot.offset, slot.offset + slot.size);
-    if (contributes(state, slot)) sum[0] += sum_of_squares_on(gradients.device(), g + begin, end - begin);
-  }
+  for_each_part(state, [&](std::size_t, std::int64_t begin, std::int64_t end) {
+    sum[0] += sum_of_squares_on(gradients.device(), g + begin, end - begin);
+  });
   state.group.sum(sum);
   return std::sqrt(sum[0]);
 }
@@ -42,21 +49,19 @@ double gradient_norm(const TrainingState& state) {
 // everyone adds the blocks in the same order.
 double deterministic_gradient_norm(const TrainingState& state) {
   const auto* g = state.parameters->gradients().const_data_ptr<float>();
-  std::vector<double> sums;
-  std::vector<std::size_t> starts;
-  for (const ParameterSlot& slot : state.parameters->slots()) {
-    starts.push_back(sums.size());
-    sums.resize(sums.size() + static_cast<std::size_t>((slot.size + kReductionBlock - 1) / kReductionBlock));
-    const auto [begin, end] = state.exchange->owned(slot.offset, slot.offset + slot.size);
-    if (contributes(state, slot))
-      block_squares(g + begin, end - begin,
-                    sums.data() + starts.back() + (begin - slot.offset) / kReductionBlock);
-  }
+  const auto& slots = state.parameters->slots();
+  std::vector<std::int64_t> starts = {0};  // of the slots' blocks
+  for (const ParameterSlot& slot : slots)
+    starts.push_back(starts.back() + (slot.size + kReductionBlock - 1) / kReductionBlock);
+  std::vector<double> sums(static_cast<std::size_t>(starts.back()));
+  for_each_part(state, [&](std::size_t i, std::int64_t begin, std::int64_t end) {
+    block_squares(g + begin, end - begin,
+                  sums.data() + starts[i] + (begin - slots[i].offset) / kReductionBlock);
+  });
   state.group.sum(sums);
   double sum = 0.0;
-  starts.push_back(sums.size());
-  for (std::size_t i = 0; i + 1 < starts.size(); ++i)
-    sum += sum_blocks(sums.data() + starts[i], static_cast<std::int64_t>(starts[i + 1] - starts[i]));
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    sum += sum_blocks(sums.data() + starts[i], starts[i + 1] - starts[i]);
   return std::sqrt(sum);
 }
 
@@ -66,14 +71,14 @@ void gather_dense(const TrainingState& state) {
   const std::size_t dense = slots.size() - state.banks.size() * kFfnTensors.size();
   if (dense == 0 || !state.exchange->sharded(slots[0].offset)) return;
   const std::int64_t end = slots[dense - 1].offset + slots[dense - 1].size;
-  state.exchange->gather(state.parameters->values(), 0, end);
+  wait_for(state.exchange->start_gather(state.parameters->values(), 0, end));
   state.parameters->round_bf16(0, end);
 }
 
 // The end of a step whose gradients and loss are complete: skips it or updates everything.
 void update_or_skip(const RunConfig& config, TrainingState& state, std::int64_t step, std::int64_t total,
                     std::int64_t steps_per_epoch, StepResult& result) {
-  const PhaseScope phase(Phase::update, result.phases);
+  const PhaseScope phase(Phase::update, result.phases, &state.group);
   const AdamWConfig& optim = config.optim;
   ++state.step;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
@@ -120,7 +125,7 @@ StepResult train_step(const RunConfig& config, TrainingState& state, const Batch
   }
   run_passes(config, state, batch, interrupt_signal(), result);
   {
-    const PhaseScope phase(Phase::clip, result.phases);
+    const PhaseScope phase(Phase::clip, result.phases, &state.group);
     result.grad_norm =
         config.dist.deterministic() ? deterministic_gradient_norm(state) : gradient_norm(state);
   }

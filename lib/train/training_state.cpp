@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/allocation.h"
 #include "fusion/collapsed_static.h"
 #include "nn/ffn.h"
 #include "nn/layers.h"
@@ -158,6 +159,7 @@ TrainingState make_training_state(const RunConfig& config, bool load_source, Pro
   if (load_source) load_stored_experts(config, state.banks);
   state.feed_forwards = find_feed_forwards(*state.model);
   if (config.train.ema > 0.0) state.ema = std::make_unique<WeightEma>(*state.parameters, config.train.ema);
+  give_back_freed_memory();  // the model's own parameters, drawn experts
   return state;
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/median.h"
+
 namespace exfusion {
 namespace {
 
@@ -23,6 +25,18 @@ TEST(Duration, RefusesEverythingElse) {
 TEST(Duration, IsWrittenInSeconds) {
   EXPECT_EQ(duration_text(milliseconds(500)), "0.5 s");
   EXPECT_EQ(duration_text(milliseconds(600000)), "600 s");
+}
+
+TEST(Duration, IsWrittenAsOnAClock) {
+  EXPECT_EQ(clock_text(-3.0), "0:00");
+  EXPECT_EQ(clock_text(59.6), "1:00");
+  EXPECT_EQ(clock_text(754.0), "12:34");
+  EXPECT_EQ(clock_text(3723.4), "1:02:03");
+}
+
+TEST(Median, IsTheMiddleOrTheMeanOfTwo) {
+  EXPECT_DOUBLE_EQ(median({3, 1, 2}), 2.0);
+  EXPECT_DOUBLE_EQ(median({9, 2, 4, 5, 4, 4, 5, 7}), 4.5);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "dist/ranks.h"
+
 namespace exfusion {
 namespace {
 
@@ -20,6 +22,23 @@ TEST(PhaseScope, AddsItsLifeToItsPhaseAlone) {
   EXPECT_GE(phases[static_cast<std::size_t>(Phase::clip)], 4e-3);
   phases[static_cast<std::size_t>(Phase::clip)] = 0.0;
   EXPECT_EQ(phases, PhaseSeconds{});
+}
+
+TEST(PhaseScope, WaitingForOtherRanksIsReduce) {
+  with_ranks(2, [](const ProcessGroup& group) {
+    PhaseSeconds phases{};
+    group.barrier();
+    const double before = group.seconds_waited();
+    {
+      const PhaseScope phase(Phase::update, phases, &group);
+      if (group.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      group.barrier();
+    }
+    const double update = phases[static_cast<std::size_t>(Phase::update)],
+                 reduce = phases[static_cast<std::size_t>(Phase::reduce)];
+    EXPECT_EQ(reduce, group.seconds_waited() - before);
+    EXPECT_GE(group.rank() == 1 ? update : reduce, 0.1);
+  });
 }
 
 // The figures of the row that starts so.

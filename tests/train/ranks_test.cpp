@@ -175,6 +175,30 @@ TEST(Ranks, FusionSendsTheBytesOfDenseTraining) {
   }
 }
 
+// What makes the prices of all FFNs is one sum; else sharded experts have the sums of dense training.
+TEST(Ranks, PricesOfAllShardedExpertsAreOneSum) {
+  for (const std::string reduction : {"fast", "deterministic"}) {
+    const auto sums = [&](std::vector<std::string> sets) {
+      sets.insert(sets.end(), {"dist.shard=all", "dist.reduction=" + reduction});
+      return train(sets, 2, 2).traffic.at("all_reduce").calls;
+    };
+    const std::int64_t dense = sums({});
+    for (const std::size_t kind : {1, 2}) EXPECT_EQ(sums(kKinds[kind]), dense + 1) << kKinds[kind][0];
+  }
+}
+
+TEST(Ranks, AllWaitingIsInThePhaseReduce) {
+  with_ranks(2, [](const ProcessGroup& group) {
+    RankedRun run({"fusion={experts: 3, weights: learned}", "dist.shard=all"}, group);
+    const double before = group.seconds_waited();
+    const StepResult result = run.step();
+    const double waited = group.seconds_waited() - before;
+    EXPECT_GT(waited, 0.0);
+    EXPECT_GE(result.phases[static_cast<std::size_t>(Phase::reduce)], waited - 1e-9);
+    for (const double seconds : result.phases) EXPECT_GE(seconds, 0.0);
+  });
+}
+
 TEST(Ranks, MoreRanksThanSamplesAreRefused) {
   const RunConfig few = RankedRun({"train.global_batch=2"}, {}).config;
   EXPECT_THROW(rows_of_rank(few, 0, 3), RecipeError);
