@@ -28,7 +28,8 @@ ARROWS = {
     "observe": "core io nn data fusion models analysis",
     "train": "core io nn optim data dist fusion models analysis observe",
     "compare": "core io optim data train",
-    "trainers": "core io nn optim data dist fusion models analysis observe train compare",
+    "inspect": "core io nn data models analysis observe train",
+    "trainers": "core io nn optim data dist fusion models analysis observe train compare inspect",
 }
 
 # Headers that are slow to compile or belong to one owner: where each may be included.
