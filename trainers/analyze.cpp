@@ -1,35 +1,78 @@
-// exfusion-analyze: what the experts of any mixture of experts do, from a trace of its routing.
+// exfusion-analyze: what the experts of a run, of a checkpoint, or of any mixture of experts do.
 #include <fmt/format.h>
 
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "analysis/report.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "inspect/checkpoint_analysis.h"
+#include "inspect/run_analysis.h"
 #include "io/files.h"
 #include "program.h"
 
 namespace exfusion {
 namespace {
 
+namespace fs = std::filesystem;
 namespace po = boost::program_options;
 
 constexpr const char* kUsage =
-    "exfusion-analyze TRACE.h5|COUNTS.csv [--json] [-o DIR]\n\n"
+    "exfusion-analyze RUN|CHECKPOINT|TRACE.h5|COUNTS.csv [--json] [-o DIR]\n\n"
     "Congestion, imbalance, specialisation and expert scores of every layer, each beside what a router "
     "without any would\n"
-    "show. -o writes analysis.json, analysis.h5 and analysis.md into DIR. The trace's format, and how to "
-    "write one:\n"
-    "docs/formats.md; the numbers: docs/metrics.md.\n\n"
+    "show; of a run or a checkpoint, whose experts may be top-k or fused, also what one expert for all does, "
+    "and "
+    "what the\n"
+    "model loses on held-out images when an expert is taken out. -o writes analysis.json, analysis.h5 and "
+    "analysis.md into\n"
+    "DIR. The trace's format, and how to write one: docs/formats.md; the numbers: docs/metrics.md.\n\n"
+    "  exfusion-analyze runs/quickstart -o runs/quickstart/analysis\n"
+    "  exfusion-analyze runs/topk/checkpoints/best --groups load,congestion --json\n"
     "  exfusion-analyze olmoe.h5 -o olmoe/\n";
 
 ProgramOptions describe_options() {
-  ProgramOptions program{kUsage, po::options_description("Options"), "trace"};
+  ProgramOptions program{kUsage, po::options_description("Options"), "input"};
   program.options.add_options()("json", po::bool_switch(), "print one JSON object on stdout")(
-      "out,o", po::value<std::string>()->value_name("DIR"), "the folder to write");
+      "out,o", po::value<std::string>()->value_name("DIR"), "the folder to write")(
+      "groups", po::value<std::string>()->value_name("NAMES"),
+      fmt::format("what to look at: {} (default: all that the model has)",
+                  fmt::join(inspection_group_names(), ","))
+          .c_str())("data", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
+                    "override a key of the run's data section, as root=DIR; may be repeated")(
+      "batches", po::value<std::int64_t>()->default_value(50)->value_name("N"),
+      "held-out batches, up to 64 images in each");
   return program;
+}
+
+struct Report {
+  nlohmann::ordered_json json;
+  std::string markdown;
+};
+
+Report of_trace(const fs::path& file, const po::variables_map& given) {
+  for (const char* option : {"groups", "data", "batches"}) {
+    if (given.count(option) && !given[option].defaulted())
+      throw UsageError(fmt::format("--{}: is for runs and checkpoints, {} is a file", option, file.string()));
+  }
+  const analysis::Trace trace = analysis::read_trace(file);
+  const analysis::TraceAnalysis found = analysis::analyse_trace(trace);
+  return {report_json(trace, found), report_markdown(trace, found, file.filename().string())};
+}
+
+Report of_run(const fs::path& folder, const po::variables_map& given) {
+  AnalysisRequest request{.batches = given["batches"].as<std::int64_t>()};
+  if (request.batches < 2 || request.batches > 10000) throw UsageError("--batches must be 2 to 10000");
+  if (given.count("groups")) {
+    std::istringstream words(given["groups"].as<std::string>());
+    for (std::string word; std::getline(words, word, ',');) request.groups.push_back(word);
+  }
+  if (given.count("data")) request.data_sets = given["data"].as<std::vector<std::string>>();
+  RunAnalysis found = analyse_run(folder, request);
+  return {std::move(found.report), std::move(found.markdown)};
 }
 
 // Names of domains come from outside and need not be UTF-8.
@@ -37,15 +80,13 @@ std::string text(const nlohmann::ordered_json& report, int indent) {
   return report.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-void write_folder(const std::filesystem::path& folder, const analysis::Trace& trace,
-                  const analysis::TraceAnalysis& found, const nlohmann::ordered_json& report,
-                  const std::string& source) {
+void write_folder(const fs::path& folder, const Report& report) {
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
+  fs::create_directories(folder, error);
   if (error) throw FileError(fmt::format("{}: {}", folder.string(), error.message()));
-  write_file(folder / "analysis.json", text(report, 1));
-  analysis::write_report_hdf5(report, folder / "analysis.h5");
-  write_file(folder / "analysis.md", analysis::report_markdown(trace, found, source));
+  write_file(folder / "analysis.json", text(report.json, 1));
+  analysis::write_report_hdf5(report.json, folder / "analysis.h5");
+  write_file(folder / "analysis.md", report.markdown);
   log_info("written: {}", (folder / "analysis.md").string());
 }
 
@@ -53,16 +94,15 @@ int run(int argc, char** argv) {
   const ProgramOptions program = describe_options();
   const po::variables_map given = parse_options(program, argc, argv);
   if (answered(program, given)) return 0;
-  if (!given.count("trace")) throw UsageError("give a trace or a CSV of counts; see --help");
+  if (!given.count("input"))
+    throw UsageError("give a run, a checkpoint, a trace or a CSV of counts; see --help");
   if (!given["json"].as<bool>() && !given.count("out"))
     throw UsageError("nothing to do: --json prints the analysis, -o DIR writes it");
-  const std::filesystem::path file = given["trace"].as<std::string>();
-  const analysis::Trace trace = analysis::read_trace(file);
-  const analysis::TraceAnalysis found = analysis::analyse_trace(trace);
-  const nlohmann::ordered_json report = analysis::report_json(trace, found);
-  if (given.count("out"))
-    write_folder(given["out"].as<std::string>(), trace, found, report, file.filename().string());
-  if (given["json"].as<bool>()) std::cout << text(report, -1);
+  const fs::path input = given["input"].as<std::string>();
+  if (!fs::exists(input)) throw UsageError(input.string() + ": no such file or folder");
+  const Report report = fs::is_directory(input) ? of_run(input, given) : of_trace(input, given);
+  if (given.count("out")) write_folder(given["out"].as<std::string>(), report);
+  if (given["json"].as<bool>()) std::cout << text(report.json, -1);
   return 0;
 }
 

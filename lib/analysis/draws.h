@@ -19,6 +19,8 @@ enum class Purpose : std::uint32_t {
   token_sample = 28,
   shuffled_tokens = 29,
   swapped_routes = 30,
+  random_perturbation = 32,
+  preference_swap = 33,
 };
 
 inline CounterRandom draw(Purpose purpose, std::uint32_t repetition, std::uint32_t layer = 0) {

@@ -49,7 +49,9 @@ void write_report_hdf5(const Json& report, const std::filesystem::path& file) {
       write_object(opened, "layer_" + std::string(number.size() < 3 ? 3 - number.size() : 0, '0') + number,
                    layer);
     }
-    write_object(opened, "model", report.at("model"));
+    for (const auto& [key, value] : report.items()) {
+      if (key != "layers") write_value(opened, key, value);
+    }
   });
 }
 

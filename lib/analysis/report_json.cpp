@@ -1,39 +1,8 @@
-#include <cmath>
-#include <nlohmann/json.hpp>
-
+#include "analysis/json_fields.h"
 #include "analysis/report.h"
 
 namespace exfusion::analysis {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-// Builds one object and notes the reason of every null under its path.
-class Fields {
- public:
-  void put(const std::string& path, const Quantity& one) {
-    put(path, one.defined() ? Json(one.value) : Json(nullptr), one.reason);
-  }
-  void put(const std::string& path, const Interval& one) {
-    put(path, one.defined() ? Json({one.low, one.high}) : Json(nullptr), one.reason);
-  }
-  void put(const std::string& path, Json value, const std::string& reason = "") {
-    const std::size_t dot = path.find('.');
-    (dot == path.npos ? object_[path] : object_[path.substr(0, dot)][path.substr(dot + 1)]) =
-        std::move(value);
-    note(path, reason);
-  }
-  void note(const std::string& path, const std::string& reason) {
-    if (!reason.empty()) undefined_[path] = reason;
-  }
-  Json finished() {
-    object_["undefined"] = std::move(undefined_);
-    return std::move(object_);
-  }
-
- private:
-  Json object_ = Json::object(), undefined_ = Json::object();
-};
 
 void put_congestion(const LayerCongestion& of, Fields& fields) {
   fields.put("gamma_eff", of.gamma_eff);

@@ -20,8 +20,9 @@ TopkFfn::TopkFfn(const FfnConfig& config, std::int64_t dim, std::int64_t hidden,
 
 TopkFfn::Routing TopkFfn::route(const at::Tensor& logits) const {
   Routing routing{logits.softmax(-1), {}, {}};
-  const at::Tensor scores = selection_bias_.defined() ? routing.probabilities.detach() + selection_bias_
-                                                      : routing.probabilities.detach();
+  at::Tensor scores = routing.probabilities.detach();
+  if (selection_bias_.defined())  // no bias brings back an expert that is out
+    scores = at::where(logits.detach().isneginf(), logits.detach(), scores + selection_bias_);
   routing.chosen =
       std::get<1>(scores.sort(/*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(1, 0, config_.top_k);
   routing.gates = routing.probabilities.gather(1, routing.chosen);

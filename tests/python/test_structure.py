@@ -29,7 +29,8 @@ ARROWS = {
     "train": "core io nn optim data dist fusion models analysis observe",
     "prune": "core io models analysis train",
     "compare": "core io optim data train",
-    "trainers": "core io nn optim data dist fusion models analysis observe train prune compare",
+    "inspect": "core io nn data models analysis observe train",
+    "trainers": "core io nn optim data dist fusion models analysis observe train prune compare inspect",
 }
 
 # Headers that are slow to compile or belong to one owner: where each may be included.

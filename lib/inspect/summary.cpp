@@ -1,0 +1,182 @@
+#include "inspect/summary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+namespace exfusion {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A number or a pair of them; "-" where there is none.
+std::string text(const Json& value) {
+  if (value.is_array() && value.size() == 2) return fmt::format("[{}, {}]", text(value[0]), text(value[1]));
+  return value.is_number() ? fmt::format("{:.3g}", value.get<double>()) : "-";
+}
+
+std::string at(const Json& object, const char* place) {
+  const Json::json_pointer pointer(place);
+  return object.contains(pointer) ? text(object.at(pointer)) : "-";
+}
+
+bool number_at(const Json& object, const char* place) {
+  const Json::json_pointer pointer(place);
+  return object.contains(pointer) && object.at(pointer).is_number();
+}
+
+double value_at(const Json& object, const char* place) {
+  return object.at(Json::json_pointer(place)).get<double>();
+}
+
+std::string head(const std::string& name, const Json& model, const std::string& routing) {
+  const std::string title =
+      routing.empty() ? fmt::format("# Analysis of {}, step {}\n", name, model.at("step").dump()) : routing;
+  return title +
+         fmt::format("\n## Held-out images\n\n{} images of the {} set in {} batches: loss {}, accuracy {}.\n",
+                     at(model, "/held_out/images"), model.at("held_out").at("split").get<std::string>(),
+                     at(model, "/held_out/batches"), at(model, "/held_out/loss"),
+                     at(model, "/held_out/accuracy"));
+}
+
+// ---- fused sets, interference, lens
+
+std::string fused_sentence(const Json& layer) {
+  std::string line = fmt::format(
+      "- layer {}: outputs of experts differ by {} of the layer's (functional diversity); fusing weights "
+      "instead "
+      "of outputs changes {} of it. Preferred expert and class: NMI {} against {} +- {} of random directions",
+      layer.at("layer").dump(), at(layer, "/fused/functional_diversity"), at(layer, "/fused/fusion_gap"),
+      at(layer, "/fused/nmi_sample"), at(layer, "/fused/nmi_random_mean"), at(layer, "/fused/nmi_random_sd"));
+  if (!number_at(layer, "/fused/nmi_random_z")) return line + ".\n";
+  const double z = value_at(layer, "/fused/nmi_random_z");
+  return line + fmt::format(" (z {:.1f}): {}.\n", z,
+                            z > 3.0 ? "more than random offsets show" : "no more than random offsets show");
+}
+
+std::string lens_sentence(const Json& layer) {
+  return fmt::format(
+      "- layer {}: cosine of one expert and the layer {} (unrelated experts {}), with the residual stream {} "
+      "(unrelated {}); read through the model's end, the same class for {} of the images, KL {} nats.\n",
+      layer.at("layer").dump(), at(layer, "/lens/cosine"), at(layer, "/lens/cosine_unrelated"),
+      at(layer, "/lens/cosine_residual"), at(layer, "/lens/cosine_unrelated_residual"),
+      at(layer, "/lens/agreement"), at(layer, "/lens/divergence"));
+}
+
+// Of the layers that have `field`, one line each under a heading; nothing where none has.
+std::string section(const char* heading, const char* field, const Json& layers,
+                    std::string (*sentence)(const Json&)) {
+  std::string lines;
+  for (const Json& layer : layers) {
+    if (layer.contains(field)) lines += sentence(layer);
+  }
+  return lines.empty() ? "" : fmt::format("\n## {}\n\n{}", heading, lines);
+}
+
+std::string interference_sentence(const Json& layer) {
+  return fmt::format("- layer {}: kappa {} (without the correction for noise {}).\n",
+                     layer.at("layer").dump(), at(layer, "/interference/kappa"),
+                     at(layer, "/interference/kappa_biased"));
+}
+
+// ---- knock-outs
+
+std::string braess_sentence(const Json& of) {
+  if (!number_at(of, "/braess/share")) return "";
+  return fmt::format(" {} of the experts are better gone {} (Braess; {} of them for certain).",
+                     at(of, "/braess/share"), at(of, "/braess/share_ci"), at(of, "/braess/certain"));
+}
+
+std::string interaction_sentence(const Json& of) {
+  if (!number_at(of, "/interaction/p")) return "";
+  const double p = value_at(of, "/interaction/p"), contrast = value_at(of, "/interaction/contrast");
+  return fmt::format(" An expert's preferred classes lose {:+.3g} nats more than the others (p {:.3g}): {}.",
+                     contrast, p, p < 0.05 ? "experts matter to their own classes" : "no evidence of that");
+}
+
+std::string knock_out_sentence(const Json& layer) {
+  std::string line =
+      fmt::format("- layer {}: taking an expert out costs (nats, by expert) ", layer.at("layer").dump());
+  const Json& loss = layer.at("knock_out").at("loss");
+  const Json& intervals = layer.at("knock_out").at("loss_ci");
+  std::vector<std::string> experts;
+  for (std::size_t k = 0; k < loss.size(); ++k)
+    experts.push_back(text(loss[k]) + (intervals[k].is_null() ? "" : " " + text(intervals[k])));
+  line += fmt::format("{}.", fmt::join(experts, ", "));
+  if (number_at(layer, "/random_step/mean"))
+    line += fmt::format(" Random steps of the same size cost {} +- {}.", at(layer, "/random_step/mean"),
+                        at(layer, "/random_step/sd"));
+  if (layer.contains("alone")) {
+    experts.clear();
+    for (const Json& one : layer.at("alone").at("loss")) experts.push_back(text(one));
+    line += fmt::format(" One expert alone costs {}.", fmt::join(experts, ", "));
+  }
+  return line + braess_sentence(layer) + interaction_sentence(layer) + "\n";
+}
+
+std::string correlation_table(const Json& model) {
+  if (!model.contains("rank_correlations") || model.at("rank_correlations").empty()) return "";
+  std::string page =
+      "\nRank correlation of each score, from the even batches, with the loss of taking the expert out, on "
+      "the "
+      "odd ones; mean over layers:\n\n| score | rho | 95 % |\n|---|---|---|\n";
+  for (const auto& [name, found] : model.at("rank_correlations").items())
+    page += fmt::format("| {} | {} | {} |\n", name, at(found, "/rho"), at(found, "/ci"));
+  return page;
+}
+
+std::string causal_section(const Json& report) {
+  const Json& model = report.at("model");
+  std::string page = section("Taking experts out", "knock_out", report.at("layers"), knock_out_sentence);
+  if (page.empty()) return page;
+  return page + "\nAll layers:" + braess_sentence(model) + interaction_sentence(model) + "\n" +
+         correlation_table(model);
+}
+
+// ---- over training
+
+std::string training_row(const Json& report) {
+  const Json& model = report.at("model");
+  return fmt::format("| {} | {} | {} | {} | {} |\n", model.at("step").dump(), at(model, "/held_out/loss"),
+                     at(model, "/held_out/accuracy"), at(model, "/gamma_eff"), at(model, "/gamma_null"));
+}
+
+std::string phase_sentence(const std::string& name, const Json& of) {
+  if (!of.at("breaks").is_number())
+    return fmt::format("- {}: {} points, too few or too flat for phases.\n", name, of.at("steps").size());
+  const auto breaks = of.at("breaks").get<int>();
+  if (breaks == 0) return fmt::format("- {}: one straight line over log(step); no break is claimed.\n", name);
+  std::vector<std::string> steps, slopes;
+  for (const Json& one : of.at("break_steps")) steps.push_back(text(one));
+  for (const Json& one : of.at("slopes")) slopes.push_back(text(one));
+  return fmt::format("- {}: breaks at step {}; slopes per e-fold of the step {}.\n", name,
+                     fmt::join(steps, " and "), fmt::join(slopes, ", "));
+}
+
+std::string training_section(const Json& report) {
+  std::string page;
+  if (report.contains("checkpoints")) {
+    page += "\n| step | loss | accuracy | gamma_eff | gamma_null |\n|---|---|---|---|---|\n";
+    for (const Json& earlier : report.at("checkpoints")) page += training_row(earlier);
+    page += training_row(report);
+  }
+  const Json& phases = report.at("model").at("phases");
+  if (!phases.empty()) page += "\nPhases, means over layers:\n\n";
+  for (const auto& [name, of] : phases.items()) page += phase_sentence(name, of);
+  return page.empty() ? "" : "\n## Over training\n" + page;
+}
+
+}  // namespace
+
+std::string summary_markdown(const std::string& name, const Json& report, const std::string& routing) {
+  const Json& layers = report.at("layers");
+  return head(name, report.at("model"), routing) + section("Fused experts", "fused", layers, fused_sentence) +
+         section("Class conflict on shared weights", "interference", layers, interference_sentence) +
+         section("One expert for the layer", "lens", layers, lens_sentence) + causal_section(report) +
+         training_section(report);
+}
+
+}  // namespace exfusion
