@@ -8,6 +8,7 @@
 #include "core/duration.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/median.h"
 #include "train/interrupt.h"
 
 namespace exfusion {
