@@ -45,6 +45,7 @@ ProgressLine::~ProgressLine() {
 void ProgressLine::operator()(double part) {
   check_interrupt();
   const Clock::time_point now = Clock::now();
+  if (part <= 0.0) started_ = now;
   const double seconds = std::chrono::duration<double>(now - started_).count();
   const auto line = [&] {
     return fmt::format("{}: {:.0f} %, ETA {}", what_, 100.0 * part,

@@ -11,7 +11,8 @@ class ProgressLine {
   ~ProgressLine();
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
-  // `part` of the work is done, 0 to 1. Throws Interrupted if a signal has arrived (train/interrupt.h).
+  // `part` of the work is done, 0 to 1; the time that is left is estimated from the last 0 on. Throws
+  // Interrupted if a signal has arrived (train/interrupt.h).
   void operator()(double part);
 
  private:

@@ -15,7 +15,10 @@ using Json = nlohmann::ordered_json;
 // A number or a pair of them; "-" where there is none.
 std::string text(const Json& value) {
   if (value.is_array() && value.size() == 2) return fmt::format("[{}, {}]", text(value[0]), text(value[1]));
-  return value.is_number() ? fmt::format("{:.3g}", value.get<double>()) : "-";
+  if (!value.is_number()) return "-";
+  const auto number = value.get<double>();
+  const bool whole = number == std::floor(number) && std::abs(number) < 1e9;
+  return whole ? fmt::format("{:.0f}", number) : fmt::format("{:.3g}", number);
 }
 
 std::string at(const Json& object, const char* place) {
@@ -92,9 +95,15 @@ std::string braess_sentence(const Json& of) {
 
 std::string interaction_sentence(const Json& of) {
   if (!number_at(of, "/interaction/p")) return "";
-  const double p = value_at(of, "/interaction/p"), contrast = value_at(of, "/interaction/contrast");
-  return fmt::format(" An expert's preferred classes lose {:+.3g} nats more than the others (p {:.3g}): {}.",
-                     contrast, p, p < 0.05 ? "experts matter to their own classes" : "no evidence of that");
+  return fmt::format(" An expert's preferred classes lose {:+.3g} nats more than the others (p {})",
+                     value_at(of, "/interaction/contrast"), at(of, "/interaction/p"));
+}
+
+// Of all layers at once: one of many layers has a small p by chance.
+std::string interaction_verdict(const Json& model) {
+  if (!number_at(model, "/interaction/p")) return "";
+  return value_at(model, "/interaction/p") < 0.05 ? ": experts matter to their own classes."
+                                                  : ": no evidence that experts matter to their own classes.";
 }
 
 std::string knock_out_sentence(const Json& layer) {
@@ -114,7 +123,8 @@ std::string knock_out_sentence(const Json& layer) {
     for (const Json& one : layer.at("alone").at("loss")) experts.push_back(text(one));
     line += fmt::format(" One expert alone costs {}.", fmt::join(experts, ", "));
   }
-  return line + braess_sentence(layer) + interaction_sentence(layer) + "\n";
+  const std::string interaction = interaction_sentence(layer);
+  return line + braess_sentence(layer) + interaction + (interaction.empty() ? "\n" : ".\n");
 }
 
 std::string correlation_table(const Json& model) {
@@ -132,8 +142,8 @@ std::string causal_section(const Json& report) {
   const Json& model = report.at("model");
   std::string page = section("Taking experts out", "knock_out", report.at("layers"), knock_out_sentence);
   if (page.empty()) return page;
-  return page + "\nAll layers:" + braess_sentence(model) + interaction_sentence(model) + "\n" +
-         correlation_table(model);
+  return page + "\nAll layers:" + braess_sentence(model) + interaction_sentence(model) +
+         interaction_verdict(model) + "\n" + correlation_table(model);
 }
 
 // ---- over training
@@ -163,9 +173,11 @@ std::string training_section(const Json& report) {
     for (const Json& earlier : report.at("checkpoints")) page += training_row(earlier);
     page += training_row(report);
   }
-  const Json& phases = report.at("model").at("phases");
-  if (!phases.empty()) page += "\nPhases, means over layers:\n\n";
-  for (const auto& [name, of] : phases.items()) page += phase_sentence(name, of);
+  std::string phases;
+  for (const auto& [name, of] : report.at("model").at("phases").items()) {
+    if (of.at("steps").size() > 1) phases += phase_sentence(name, of);
+  }
+  if (!phases.empty()) page += "\nPhases, means over layers:\n\n" + phases;
   return page.empty() ? "" : "\n## Over training\n" + page;
 }
 

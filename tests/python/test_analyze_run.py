@@ -216,6 +216,17 @@ def test_phases_need_eight_points_and_have_them(reports):
     assert "functional_diversity" in reports["memory"]["model"]["phases"]
 
 
+def test_phases_take_the_rows_that_the_run_wrote(call, runs, tmp_path):
+    recipe = write_recipe(tmp_path, RECIPE.replace("ROOT", str(runs["data"])).replace("keep: 20", "keep: 1"))
+    call("train", recipe, "--out", tmp_path / "run", "--set", FFN, "--set",
+         "analysis={groups: [congestion], every: [1, 2, 3, 4, 5, 6, 7, 8, 9], batches: 4, batch: 16}", check=True)
+    model = json.loads(call("analyze", tmp_path / "run", "--groups", "congestion", "--json", check=True).stdout)["model"]
+    with h5py.File(tmp_path / "run/metrics.h5") as file:
+        values = numpy.nanmean([file[f"analysis/congestion/layer_00{i}/gamma_eff"][:] for i in range(DEPTH)], 0)
+    assert len(values) == 9 and model["phases"]["gamma_eff"]["values"] == pytest.approx(values[numpy.isfinite(values)].tolist())
+    assert set(model["phases"]["gamma_eff"]["steps"]) <= set(range(1, 10))
+
+
 def test_one_checkpoint_some_groups_and_files(call, runs, tmp_path):
     checkpoint = checkpoints(runs["topk"])[4]
     done = call("analyze", checkpoint, "--groups", "load,causal", "--batches", "3", "--json", "-o", tmp_path / "out", check=True)
