@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "train/interrupt.h"
@@ -49,7 +50,7 @@ void ProgressLine::operator()(double part) {
   const double seconds = std::chrono::duration<double>(now - started_).count();
   const auto line = [&] {
     return fmt::format("{}: {:.0f} %, ETA {}", what_, 100.0 * part,
-                       part > 0.0 ? duration_text(seconds * (1.0 - part) / part) : "?");
+                       part > 0.0 ? clock_text(seconds * (1.0 - part) / part) : "?");
   };
   if (now - logged_ > kLog) {
     log_line_info(line());
