@@ -122,9 +122,11 @@ def numbers(values):
     """Five digits; null for NaN."""
     if isinstance(values, dict):
         return {name: numbers(value) for name, value in values.items()}
-    if isinstance(values, (list, numpy.ndarray)):
+    if isinstance(values, numpy.ndarray):
+        values = values.tolist()
+    if isinstance(values, list):
         return [numbers(value) for value in values]
-    if isinstance(values, (float, numpy.floating)):
+    if isinstance(values, float):
         return float(f"{values:.5g}") if math.isfinite(values) else None
     return values
 

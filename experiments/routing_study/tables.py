@@ -150,6 +150,21 @@ def claims_at_end(results):
     return table(["arm", "seed", "layer", "gamma_eff", "gamma_null", "excess", "verdict", "probe", "by q1 to q4", "their nulls"], rows)
 
 
+def estimators(results):
+    """Do two estimates of quality tell the same story? Pearson's r over steps, of the mean over layers in which both are defined."""
+    rows = []
+    for run in of_arms(results, SPARSE):
+        pairs = []
+        for point in run["congestion"]:
+            both = [(layer["q1"], layer["gamma_eff"]) for layer in point["layers"] if None not in (layer["q1"], layer["gamma_eff"])]
+            if both:
+                pairs.append([mean(values) for values in zip(*both)])
+        r = stats.pearsonr(*zip(*pairs))[0] if len(pairs) > 2 else None
+        opposed = sum((a > 0) != (b > 0) for a, b in pairs)
+        rows.append([NAMES[run["arm"]], run["seed"], len(pairs), number(r), opposed])
+    return table(["arm", "seed", "steps", "r of gamma by q1 (log mean probability) and q2 (mean logit)", "steps with opposite signs"], rows)
+
+
 def phase_words(phases):
     if not phases or phases["breaks"] is None:
         return "undefined", "", ""
@@ -344,7 +359,7 @@ def page(results):
         "## A. Congestion", "Means over the layers with an estimate, intervals from batches resampled jointly. T: temperature of the fit.",
         congestion_rows(results), "Layers (of all seeds) whose interval of the excess lies above 0 and below 0, of those that have one:", claims(results),
         "At the end, layer by layer, sigma from the sampled logits:", claims_at_end(results), "Phases: breaks claimed by the bootstrap test, not by BIC.",
-        phases(results), "Held-out L1 of predicted loads at the end, mean over layers and seeds:", held_out_load(results),
+        phases(results), estimators(results), "Held-out L1 of predicted loads at the end, mean over layers and seeds:", held_out_load(results),
         "Token types against random partitions:", types(results),
         "## B. Lens", "One expert for the layer, at the end: the chosen one with the largest gate, the fused one with the largest a.", cosines(results), lens(results),
         "Only the k' largest gates, in all layers:", sweep(results), "Where the tokens of a class go (means over classes, layers and seeds):", concentration(results),
