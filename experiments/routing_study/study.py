@@ -23,7 +23,7 @@ import tables
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 PROGRAMS = pathlib.Path(os.environ.get("EXFUSION_BUILD", REPO / "build")) / "bin"
-EXPERTS, TOP_K = 8, 2  # of a top-k layer
+EXPERTS, TOP_K, BALANCE_LOSS = 8, 2, 0.01  # of a top-k layer
 
 
 def top_k(balance_loss):
@@ -35,7 +35,7 @@ ARMS = {
     "static": ["fusion.weights=static"],
     "learned": ["fusion.weights=learned"],
     "memory": ["fusion.weights=memory"],
-    "topk": top_k(0.01),
+    "topk": top_k(BALANCE_LOSS),
     "topk_free": top_k(0),
 }
 COMMON = ["train.threads=1", "data.validation=2000", "analysis={groups: all, every: log2, batches: 50, batch: 16}", "checkpoint.keep=1"]
@@ -203,7 +203,8 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(max_workers=given.jobs) as pool:
         jobs = [pool.submit(one_run, arm, seed, given) for seed in range(given.seeds) for arm in ARMS]
         runs = [job.result() for job in jobs]
-    write_reports({"epochs": given.epochs, "seeds": given.seeds, "experts": EXPERTS, "top_k": TOP_K, "runs": runs}, given.report)
+    write_reports({"epochs": given.epochs, "seeds": given.seeds, "experts": EXPERTS, "top_k": TOP_K, "balance_loss": BALANCE_LOSS, "runs": runs},
+                  given.report)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,22 @@ def claims_at_end(results):
     return table(["arm", "seed", "layer", "gamma_eff", "gamma_null", "excess", "verdict", "probe", "by q1 to q4", "their nulls"], rows)
 
 
+def balance_effect(results):
+    """The same seed with and without balance loss, at the end; mean over layers."""
+    arms, rows = by_arm(results, SPARSE), []
+    if len(arms) < 2:
+        return ""
+    for balanced, free in zip(*(arms[arm] for arm in SPARSE)):
+        last, plain = balanced["congestion"][-1], free["congestion"][-1]
+        cells = [f"{number(last[name], digits)}, {number(plain[name], digits)}" for name, digits in (("gamma_eff", 2), ("gamma_excess", 2), ("temperature", 3))]
+        cells += [", ".join(number(layer_mean(run, column, -1), digits) for run in (balanced, free))
+                  for column, digits in (("load/max_mean", 2), ("load/cv", 3), ("load/dead", 2), ("congestion/sigma", 2), ("congestion/sigma_bias", 2))]
+        rows.append([balanced["seed"], *cells])
+    price = results["balance_loss"] * results["experts"]
+    return (f"With balance loss, without it. The explicit price of the loss is {price:.2f} (shares that sum to 1) or {price * results['top_k']:.2f} (to k), reconstructed.\n\n"
+            + table(["seed", "gamma_eff", "excess", "T", "max/mean load", "cv", "dead experts", "sigma", "spread of mean logits"], rows))
+
+
 def estimators(results):
     """Do two estimates of quality tell the same story? Pearson's r over steps, of the mean over layers in which both are defined."""
     rows = []
@@ -159,7 +175,8 @@ def estimators(results):
             both = [(layer["q1"], layer["gamma_eff"]) for layer in point["layers"] if None not in (layer["q1"], layer["gamma_eff"])]
             if both:
                 pairs.append([mean(values) for values in zip(*both)])
-        r = stats.pearsonr(*zip(*pairs))[0] if len(pairs) > 2 else None
+        varies = len(pairs) > 2 and all(len(set(values)) > 1 for values in zip(*pairs))
+        r = stats.pearsonr(*zip(*pairs))[0] if varies else None
         opposed = sum((a > 0) != (b > 0) for a, b in pairs)
         rows.append([NAMES[run["arm"]], run["seed"], len(pairs), number(r), opposed])
     return table(["arm", "seed", "steps", "r of gamma by q1 (log mean probability) and q2 (mean logit)", "steps with opposite signs"], rows)
@@ -359,7 +376,7 @@ def page(results):
         "## A. Congestion", "Means over the layers with an estimate, intervals from batches resampled jointly. T: temperature of the fit.",
         congestion_rows(results), "Layers (of all seeds) whose interval of the excess lies above 0 and below 0, of those that have one:", claims(results),
         "At the end, layer by layer, sigma from the sampled logits:", claims_at_end(results), "Phases: breaks claimed by the bootstrap test, not by BIC.",
-        phases(results), estimators(results), "Held-out L1 of predicted loads at the end, mean over layers and seeds:", held_out_load(results),
+        phases(results), balance_effect(results), estimators(results), "Held-out L1 of predicted loads at the end, mean over layers and seeds:", held_out_load(results),
         "Token types against random partitions:", types(results),
         "## B. Lens", "One expert for the layer, at the end: the chosen one with the largest gate, the fused one with the largest a.", cosines(results), lens(results),
         "Only the k' largest gates, in all layers:", sweep(results), "Where the tokens of a class go (means over classes, layers and seeds):", concentration(results),
