@@ -13,7 +13,8 @@ def known(points):
 
 
 class Panel:
-    """Axes at a place of the picture, and what is drawn in them. `ticks`: (value, text) of the x axis; x as log2 where `log`."""
+    """Axes at a place of the picture, and what is drawn in them. `ticks`: (value, text) of the x axis, a third number puts the text lines lower; x as
+    log2 where `log`."""
 
     def __init__(self, column, row, title, x_range, y_values, ticks, log=False):
         self.left, self.top = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP)
@@ -26,8 +27,9 @@ class Panel:
         for part in range(4):
             value = self.y[0] + (self.y[1] - self.y[0]) * part / 3
             self.lines.append(f'<text x="{self.left - 5}" y="{self.place(x_range[0], value)[1] + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-        for value, text in ticks:
-            self.lines.append(f'<text x="{self.place(value, 0)[0]:.1f}" y="{self.top + HEIGHT + 16}" text-anchor="middle">{text}</text>')
+        for value, text, *lower in ticks:
+            height = self.top + HEIGHT + 16 + 13 * sum(lower)
+            self.lines.append(f'<text x="{self.place(value, 0)[0]:.1f}" y="{height}" text-anchor="middle">{text}</text>')
 
     @staticmethod
     def scale(x, log):
@@ -123,8 +125,8 @@ def over_training(results, place, title, arms, column, null=None):
 
 def rank_panel(results, place):
     names = list(tables.SCORES)
-    panel = Panel(*place, "rank correlation of scores with knock-out loss", (-0.6, len(names) - 0.4), [-1, 1],
-                  [(at, name.split("_sq")[0] + ("²" if "_sq" in name else "")) for at, name in enumerate(names) if at % 2 == 0], log=False)
+    panel = Panel(*place, "rank correlation of scores with knock-out loss", (-0.6, len(names) - 0.4), [-1, 1.4],
+                  [(at, text.split()[0], at % 2) for at, text in enumerate(tables.SCORES.values())])
     panel.zero()
     for side, (arm, runs) in enumerate(tables.by_arm(results, tables.SPARSE).items()):
         for at, name in enumerate(names):
