@@ -1,6 +1,6 @@
 """What experts do while the quickstart trains: congestion, lens, scores and fused experts, at every power of two of the steps.
 
-    .venv/bin/python experiments/routing_study/study.py [--epochs 5] [--seeds 3] [--jobs 2] [-o runs/routing_study]
+    .venv/bin/python experiments/routing_study/study.py [--epochs 2.5] [--seeds 3] [--jobs 2] [-o runs/routing_study]
 
 Six arms, each seed with the same data in all of them. One thread a run, --jobs runs at a time; what is finished is not repeated, interrupted
 runs go on. Writes results.json, results.md and the pictures beside this file, or into --report.
@@ -38,7 +38,8 @@ ARMS = {
     "topk": top_k(BALANCE_LOSS),
     "topk_free": top_k(0),
 }
-COMMON = ["train.threads=1", "data.validation=2000", "analysis={groups: all, every: log2, batches: 50, batch: 16}", "checkpoint.keep=1"]
+COMMON = ["train.threads=1", "data.validation=2000", "analysis={groups: all, every: log2, batches: 50, batch: 16}",
+          "train.eval_every_steps=1000000", "checkpoint.every_epochs=0"]  # at the end alone
 LAYER_FIELDS = ("layer", "gamma_eff", "gamma_ci", "gamma_null", "gamma_excess", "gamma_excess_ci", "gamma_probe", "gamma_by_quality",
                 "gamma_null_by_quality", "heldout_l1", "imbalance", "nmi", "label_shuffle", "random_router", "knock_out", "alone", "random_step",
                 "braess", "interaction", "rank_correlations")
@@ -193,7 +194,7 @@ def write_reports(results, place):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--epochs", type=float, default=2.5)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("-o", "--output", type=pathlib.Path, default=REPO / "runs/routing_study", help="the folder of the runs")
@@ -201,8 +202,8 @@ def main():
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(max_workers=given.jobs) as pool:
-        jobs = [pool.submit(one_run, arm, seed, given) for seed in range(given.seeds) for arm in ARMS]
-        runs = [job.result() for job in jobs]
+        jobs = [pool.submit(one_run, arm, seed, given) for seed in range(given.seeds) for arm in reversed(ARMS)]  # the longest first
+        runs = sorted((job.result() for job in jobs), key=lambda run: (run["seed"], list(ARMS).index(run["arm"])))
     write_reports({"epochs": given.epochs, "seeds": given.seeds, "experts": EXPERTS, "top_k": TOP_K, "balance_loss": BALANCE_LOSS, "runs": runs},
                   given.report)
 
