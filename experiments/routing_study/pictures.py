@@ -6,6 +6,7 @@ import tables
 WIDTH, HEIGHT, LEFT, TOP, GAP = 300, 190, 60, 40, 60
 COLOURS = {"dense": "#777777", "static": "#1b9e77", "learned": "#7570b3", "memory": "#e6ab02", "topk": "#1f4e9c", "topk_free": "#d9661f"}
 OPACITIES = (1.0, 0.65, 0.4)  # of seeds
+GAMMAS = (-10.0, 20.0)  # what lies beyond is drawn at the edge
 
 
 def known(points):
@@ -16,12 +17,12 @@ class Panel:
     """Axes at a place of the picture, and what is drawn in them. `ticks`: (value, text) of the x axis, a third number puts the text lines lower; x as
     log2 where `log`."""
 
-    def __init__(self, column, row, title, x_range, y_values, ticks, log=False):
+    def __init__(self, column, row, title, x_range, y_values, ticks, log=False, y_range=None):
         self.left, self.top = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP)
         self.log, self.x = log, [self.scale(x, log) for x in x_range]
         y_values = [y for y in y_values if y is not None] or [0.0]
         room = 0.06 * (max(y_values) - min(y_values)) or 1.0
-        self.y = min(y_values) - room, max(y_values) + room
+        self.y = y_range or (min(y_values) - room, max(y_values) + room)
         self.lines = [f'<text x="{self.left}" y="{self.top - 10}">{title}</text>',
                       f'<rect x="{self.left}" y="{self.top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>']
         for part in range(4):
@@ -37,6 +38,7 @@ class Panel:
 
     def place(self, x, y):
         share = (self.scale(x, self.log) - self.x[0]) / (self.x[1] - self.x[0] or 1.0)
+        y = min(max(y, self.y[0]), self.y[1])
         return self.left + WIDTH * share, self.top + HEIGHT * (self.y[1] - y) / (self.y[1] - self.y[0])
 
     def line(self, points, colour, dashed=False, opacity=1.0):
@@ -82,26 +84,28 @@ def layer_means(run, column):
 
 
 def congestion(results):
-    """gamma_eff with its interval beside its null (dashed), and max/mean load; a line a seed, a row an arm."""
+    """A column an arm, a row a layer: gamma_eff with its interval beside its null (dashed), a line a seed; below them max/mean load."""
     arms, panels = tables.by_arm(results, tables.SPARSE), []
-    points = [point for runs in arms.values() for run in runs for point in run["congestion"]]
-    heights = [value for point in points for value in (point["gamma_eff"], point["gamma_null"], *(point["gamma_ci"] or ()))]
     loads = [load for runs in arms.values() for run in runs for _, load in layer_means(run, "load/max_mean")]
-    for row, (arm, runs) in enumerate(arms.items()):
+    layers = max((len(point["layers"]) for runs in arms.values() for run in runs for point in run["congestion"]), default=0)
+    for column, (arm, runs) in enumerate(arms.items()):
         steps = runs[0]["curves"]["step"]
-        gamma = Panel(0, row, f"{tables.NAMES[arm]}: gamma_eff, and its null (dashed)", (steps[0], steps[-1]), heights, step_ticks(steps), log=True)
-        load = Panel(1, row, "largest over mean load, mean of layers", (steps[0], steps[-1]), [1.0, *loads], step_ticks(steps), log=True)
-        gamma.zero()
+        for number in range(layers):
+            panel = Panel(column, number, f"layer {number}, {tables.NAMES[arm]}: gamma_eff", (steps[0], steps[-1]), [], step_ticks(steps), log=True, y_range=GAMMAS)
+            panel.zero()
+            for run in runs:
+                points, faint = [(point["step"], point["layers"][number]) for point in run["congestion"]], opacity(run["seed"])
+                for step, layer in points:
+                    if layer["gamma_ci"]:
+                        panel.bar(step, *layer["gamma_ci"], COLOURS[arm], faint)
+                panel.line([(step, layer["gamma_eff"]) for step, layer in points], COLOURS[arm], opacity=faint)
+                panel.line([(step, layer["gamma_null"]) for step, layer in points], "#333", dashed=True, opacity=faint)
+            panels.append(panel)
+        load = Panel(column, layers, f"{tables.NAMES[arm]}: largest over mean load", (steps[0], steps[-1]), [1.0, *loads], step_ticks(steps), log=True)
         for run in runs:
-            faint = opacity(run["seed"])
-            for point in run["congestion"]:
-                if point["gamma_ci"]:
-                    gamma.bar(point["step"], *point["gamma_ci"], COLOURS[arm], faint)
-            gamma.line([(point["step"], point["gamma_eff"]) for point in run["congestion"]], COLOURS[arm], opacity=faint)
-            gamma.line([(point["step"], point["gamma_null"]) for point in run["congestion"]], "#333", dashed=True, opacity=faint)
-            load.line(layer_means(run, "load/max_mean"), COLOURS[arm], opacity=faint)
-        panels += [gamma, load]
-    return picture(panels, 2, max(1, len(arms)))
+            load.line(layer_means(run, "load/max_mean"), COLOURS[arm], opacity=opacity(run["seed"]))
+        panels.append(load)
+    return picture(panels, max(1, len(arms)), layers + 1)
 
 
 def over_training(results, place, title, arms, column, null=None):
@@ -143,7 +147,7 @@ def rank_panel(results, place):
 
 
 def scatter(results, place, score, title):
-    """An expert a dot: its score over the layer's mean against what the loss gains without it."""
+    """An expert a dot: its score over the layer's mean against what the loss gains without it; the largest losses at the upper edge."""
     dots = []
     for run in tables.of_arms(results, tables.SPARSE):
         for layer in run["layers"]:
@@ -151,7 +155,8 @@ def scatter(results, place, score, title):
             middle = tables.mean(values)
             dots += [(value / middle, loss, run["arm"]) for value, loss in zip(values, layer["knock_out"]["loss"]) if middle and loss is not None]
     most = max((x for x, _, _ in dots), default=1.0)
-    panel = Panel(*place, title, (0, most), [y for _, y, _ in dots], [(0, 0), (1, "mean"), (most, f"{most:.1f}")])
+    losses = sorted(y for _, y, _ in dots) or [0.0, 1.0]
+    panel = Panel(*place, title, (0, most), [], [(0, 0), (1, "mean"), (most, f"{most:.1f}")], y_range=(losses[0] - 0.002, 1.2 * losses[int(0.95 * (len(losses) - 1))] + 0.002))
     panel.zero()
     for x, y, arm in dots:
         panel.dot(x, y, COLOURS[arm], 0.6)

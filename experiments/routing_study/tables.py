@@ -98,21 +98,26 @@ def performance(results):
 # ---- A: congestion
 
 
+def middle(point, field):
+    """Median over the layers with a value: means are at the mercy of one layer whose load hardly depends on quality."""
+    values = defined(layer[field] for layer in point["layers"])
+    return statistics.median(values) if values else None
+
+
 def congestion_rows(results):
     rows = []
     for run in of_arms(results, SPARSE):
-        there = [at for at, point in enumerate(run["congestion"]) if point["gamma_eff"] is not None]
-        if not there:
-            rows.append([NAMES[run["arm"]], run["seed"], "all", "-", "-", "-", "-", "-", "-"])
-            continue
-        highest = max(there, key=lambda at: run["congestion"][at]["gamma_eff"])
-        for word, at in (("first", there[0]), ("peak", highest), ("last", there[-1])):
+        there = [at for at, point in enumerate(run["congestion"]) if middle(point, "gamma_eff") is not None]
+        highest = max(there, key=lambda at: middle(run["congestion"][at], "gamma_eff"), default=None)
+        for word, at in (("first", there[0]), ("peak", highest), ("last", there[-1])) if there else ():
             point = run["congestion"][at]
-            rows.append([NAMES[run["arm"]], run["seed"], f"{word}: {point['step']}", sum(layer["gamma_eff"] is not None for layer in point["layers"]),
+            rows.append([NAMES[run["arm"]], run["seed"], f"{word}: {point['step']}", len(defined(layer["gamma_eff"] for layer in point["layers"])),
                          number(point["gamma_eff"]) + interval(point["gamma_ci"]), number(point["gamma_null"]),
-                         number(point["gamma_excess"]) + interval(point["gamma_excess_ci"]), number(point["temperature"], 3),
+                         number(point["gamma_excess"]) + interval(point["gamma_excess_ci"]), number(middle(point, "gamma_eff")),
+                         number(middle(point, "gamma_null")), number(middle(point, "gamma_excess")), number(middle(point, "temperature"), 3),
                          number(layer_mean(run, "load/max_mean", at))])
-    return table(["arm", "seed", "step", "layers with an estimate", "gamma_eff", "gamma_null", "excess", "T", "max/mean load"], rows)
+    return table(["arm", "seed", "step", "layers with an estimate", "gamma_eff, mean of layers", "gamma_null", "excess", "gamma_eff, median of layers", "gamma_null", "excess", "T",
+                  "max/mean load"], rows)
 
 
 def side(pair):
@@ -144,25 +149,25 @@ def claims_at_end(results):
             word = {1: "congestion", -1: "more concentrated than its logits explain", 0: "nothing beyond logit spread"}[side(layer["gamma_excess_ci"])]
             rows.append([NAMES[run["arm"]], run["seed"], layer["layer"], number(layer["gamma_eff"]) + interval(layer["gamma_ci"]),
                          number(layer["gamma_null"]), number(layer["gamma_excess"]) + interval(layer["gamma_excess_ci"]),
-                         word if layer["gamma_excess_ci"] else "undefined", number(layer["gamma_probe"]),
+                         word if layer["gamma_excess_ci"] else "no interval", number(layer["gamma_probe"]),
                          " ".join(number(layer["gamma_by_quality"][q], 1) for q in ("q1", "q2", "q3", "q4")),
                          " ".join(number(layer["gamma_null_by_quality"][q], 1) for q in ("q1", "q2", "q3", "q4"))])
     return table(["arm", "seed", "layer", "gamma_eff", "gamma_null", "excess", "verdict", "probe", "by q1 to q4", "their nulls"], rows)
 
 
 def balance_effect(results):
-    """The same seed with and without balance loss, at the end; mean over layers."""
+    """The same seed with and without balance loss, at the end; gamma_eff, excess and T median of layers, the others mean."""
     arms, rows = by_arm(results, SPARSE), []
     if len(arms) < 2:
         return ""
     for balanced, free in zip(*(arms[arm] for arm in SPARSE)):
         last, plain = balanced["congestion"][-1], free["congestion"][-1]
-        cells = [f"{number(last[name], digits)}, {number(plain[name], digits)}" for name, digits in (("gamma_eff", 2), ("gamma_excess", 2), ("temperature", 3))]
+        cells = [f"{number(middle(last, name), digits)}, {number(middle(plain, name), digits)}" for name, digits in (("gamma_eff", 2), ("gamma_excess", 2), ("temperature", 3))]
         cells += [", ".join(number(layer_mean(run, column, -1), digits) for run in (balanced, free))
                   for column, digits in (("load/max_mean", 2), ("load/cv", 3), ("load/dead", 2), ("congestion/sigma", 2), ("congestion/sigma_bias", 2))]
         rows.append([balanced["seed"], *cells])
     price = results["balance_loss"] * results["experts"]
-    return (f"With balance loss, without it. The explicit price of the loss is {price:.2f} (shares that sum to 1) or {price * results['top_k']:.2f} (to k), reconstructed.\n\n"
+    return (f"With balance loss, without it (first three: median of layers, others: mean). The explicit price of the loss is {price:.2f} (shares that sum to 1) or {price * results['top_k']:.2f} (to k), reconstructed.\n\n"
             + table(["seed", "gamma_eff", "excess", "T", "max/mean load", "cv", "dead experts", "sigma", "spread of mean logits"], rows))
 
 
@@ -373,9 +378,11 @@ def page(results):
         f"{', '.join(map(str, steps))}; {images['images']:.0f} validation images in {images['batches']} batches; top-k: {results['experts']} experts, "
         f"{results['top_k']} a token. Square brackets: 95 % intervals; round ones: least to largest over layers and seeds.",
         "## The runs", performance(results),
-        "## A. Congestion", "Means over the layers with an estimate, intervals from batches resampled jointly. T: temperature of the fit.",
+        "## A. Congestion", "Means over the layers with an estimate, intervals from batches resampled jointly: none where a "
+        "layer's load hardly depends on quality, so that many resamples have no finite gamma. Such layers also rule the mean; the medians have no interval. Peak: of the median. T: "
+        "temperature of the fit.",
         congestion_rows(results), "Layers (of all seeds) whose interval of the excess lies above 0 and below 0, of those that have one:", claims(results),
-        "At the end, layer by layer, sigma from the sampled logits:", claims_at_end(results), "Phases: breaks claimed by the bootstrap test, not by BIC.",
+        "At the end, layer by layer, sigma from the sampled logits:", claims_at_end(results), "Phases of the mean over layers: breaks claimed by the bootstrap test, not by BIC.",
         phases(results), balance_effect(results), estimators(results), "Held-out L1 of predicted loads at the end, mean over layers and seeds:", held_out_load(results),
         "Token types against random partitions:", types(results),
         "## B. Lens", "One expert for the layer, at the end: the chosen one with the largest gate, the fused one with the largest a.", cosines(results), lens(results),
