@@ -116,8 +116,8 @@ def congestion_rows(results):
                          number(point["gamma_excess"]) + interval(point["gamma_excess_ci"]), number(middle(point, "gamma_eff")),
                          number(middle(point, "gamma_null")), number(middle(point, "gamma_excess")), number(middle(point, "temperature"), 3),
                          number(layer_mean(run, "load/max_mean", at))])
-    return table(["arm", "seed", "step", "layers with an estimate", "gamma_eff, mean of layers", "gamma_null", "excess", "gamma_eff, median of layers", "gamma_null", "excess", "T",
-                  "max/mean load"], rows)
+    return table(["arm", "seed", "step", "layers with an estimate", "gamma_eff, mean of layers", "gamma_null", "excess", "gamma_eff, median of layers",
+                  "gamma_null", "excess", "T", "max/mean load"], rows)
 
 
 def side(pair):
@@ -167,7 +167,8 @@ def balance_effect(results):
                   for column, digits in (("load/max_mean", 2), ("load/cv", 3), ("load/dead", 2), ("congestion/sigma", 2), ("congestion/sigma_bias", 2))]
         rows.append([balanced["seed"], *cells])
     price = results["balance_loss"] * results["experts"]
-    return (f"With balance loss, without it (first three: median of layers, others: mean). The explicit price of the loss is {price:.2f} (shares that sum to 1) or {price * results['top_k']:.2f} (to k), reconstructed.\n\n"
+    return (f"With balance loss, without it (first three: median of layers, others: mean). The explicit price of the loss is {price:.2f} (shares that "
+            f"sum to 1) or {price * results['top_k']:.2f} (to k), reconstructed.\n\n"
             + table(["seed", "gamma_eff", "excess", "T", "max/mean load", "cv", "dead experts", "sigma", "spread of mean logits"], rows))
 
 
@@ -347,9 +348,9 @@ def leave_one_out(results):
         out = [loss for layer in layers for loss in defined(layer["knock_out"]["loss"])]
         alone = [loss for layer in layers for loss in defined(layer["alone"]["loss"])]
         interaction, braess = run["model"]["interaction"], run["model"]["braess"]
-        rows.append([NAMES[run["arm"]], run["seed"], span(out, 3), span([layer["random_step"]["mean"] for layer in layers], 3),
+        rows.append([NAMES[run["arm"]], run["seed"], span(out, 5), span([layer["random_step"]["mean"] for layer in layers], 5),
                      ", ".join(number(layer["random_step"]["z"], 1) for layer in layers), number(braess["share"]) + interval(braess["share_ci"]),
-                     span(alone, 2), span(run["model"]["alone"]["loss"], 2), number(interaction["contrast"], 4), number(interaction["p"], 3)])
+                     span(alone, 4), span(run["model"]["alone"]["loss"], 4), number(interaction["contrast"], 4), number(interaction["p"], 3)])
     return table(["arm", "seed", "loss more without an expert", "random steps of that size", "z, by layer", "Braess share", "one expert alone in a layer", "in all layers",
                   "contrast, own classes less others", "p"], rows)
 
