@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 PROGRAMS = pathlib.Path(os.environ.get("EXFUSION_BUILD", REPO / "build")) / "bin"
 EXPERTS, TOP_K, BALANCE_LOSS = 8, 2, 0.01  # of a top-k layer
+BATCHES, BATCH = 50, 16  # of the analyses during training
 
 
 def top_k(balance_loss):
@@ -38,7 +39,7 @@ ARMS = {
     "topk": top_k(BALANCE_LOSS),
     "topk_free": top_k(0),
 }
-COMMON = ["train.threads=1", "data.validation=2000", "analysis={groups: all, every: log2, batches: 50, batch: 16}",
+COMMON = ["train.threads=1", "data.validation=2000", f"analysis={{groups: all, every: log2, batches: {BATCHES}, batch: {BATCH}}}",
           "train.eval_every_steps=1000000", "checkpoint.every_epochs=0"]  # at the end alone
 LAYER_FIELDS = ("layer", "gamma_eff", "gamma_ci", "gamma_null", "gamma_excess", "gamma_excess_ci", "gamma_probe", "gamma_by_quality",
                 "gamma_null_by_quality", "heldout_l1", "imbalance", "nmi", "label_shuffle", "random_router", "knock_out", "alone", "random_step",
@@ -204,8 +205,8 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(max_workers=given.jobs) as pool:
         jobs = [pool.submit(one_run, arm, seed, given) for seed in range(given.seeds) for arm in reversed(ARMS)]  # the longest first
         runs = sorted((job.result() for job in jobs), key=lambda run: (run["seed"], list(ARMS).index(run["arm"])))
-    write_reports({"epochs": given.epochs, "seeds": given.seeds, "experts": EXPERTS, "top_k": TOP_K, "balance_loss": BALANCE_LOSS, "runs": runs},
-                  given.report)
+    settings = {"epochs": given.epochs, "seeds": given.seeds, "experts": EXPERTS, "top_k": TOP_K, "balance_loss": BALANCE_LOSS, "batches": BATCHES, "batch": BATCH}
+    write_reports({**settings, "runs": runs}, given.report)
 
 
 if __name__ == "__main__":

@@ -376,8 +376,10 @@ def page(results):
     parts = [
         "# What experts do while the quickstart trains: results",
         f"Written by study.py: {results['epochs']:g} epochs ({steps[-1]} steps), seeds 0 to {results['seeds'] - 1}, {len(steps)} points at steps "
-        f"{', '.join(map(str, steps))}; {images['images']:.0f} validation images in {images['batches']} batches; top-k: {results['experts']} experts, "
-        f"{results['top_k']} a token. Square brackets: 95 % intervals; round ones: least to largest over layers and seeds.",
+        f"{', '.join(map(str, steps))}. Curves and their first and last points: the same {results['batches']} batches of {results['batch']} validation images. "
+        f"What is looked at once, at the end (A layer by layer and held-out L1, B the k' and the classes, C, leaving experts out): {images['images']:.0f} of them in "
+        f"{images['batches']} batches. Top-k: {results['experts']} experts, {results['top_k']} a token. Square brackets: 95 % intervals; round ones: least to largest over layers "
+        "and seeds.",
         "## The runs", performance(results),
         "## A. Congestion", "Means over the layers with an estimate, intervals from batches resampled jointly: none where a "
         "layer's load hardly depends on quality, so that many resamples have no finite gamma. Such layers also rule the mean; the medians have no interval. Peak: of the median. T: "

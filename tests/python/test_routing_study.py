@@ -149,7 +149,7 @@ def made_run(arm, seed, tables):
 @pytest.fixture(scope="module")
 def results(study):
     runs = [made_run(arm, seed, study.tables) for seed in range(2) for arm in study.ARMS]
-    return json.loads(json.dumps({"epochs": 1.0, "seeds": 2, "experts": EXPERTS, "top_k": 2, "balance_loss": 0.01, "runs": runs}))
+    return json.loads(json.dumps({"epochs": 1.0, "seeds": 2, "experts": EXPERTS, "top_k": 2, "balance_loss": 0.01, "batches": 6, "batch": 16, "runs": runs}))
 
 
 def test_the_page_has_every_arm_and_counts_what_is_claimed(study, results):
