@@ -37,9 +37,10 @@ constexpr const char* kUsage =
 ProgramOptions describe_options() {
   ProgramOptions program{kUsage, po::options_description("Options"), "input"};
   program.options.add_options()("json", po::bool_switch(), "print one JSON object on stdout")(
-      "out,o", po::value<std::string>()->value_name("DIR"), "the folder to write")(
+      "out,o", po::value<std::string>()->value_name("DIR"),
+      "the folder to write; an analysis that is there is replaced")(
       "groups", po::value<std::string>()->value_name("NAMES"),
-      fmt::format("what to look at: {} (default: all that the model has)",
+      fmt::format("what to look at: {}, or all (the default: whatever the model has)",
                   fmt::join(inspection_group_names(), ","))
           .c_str())("data", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
                     "override a key of the run's data section, as root=DIR; may be repeated")(

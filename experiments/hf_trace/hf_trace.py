@@ -188,6 +188,9 @@ def main():
     parser.add_argument("--sample", type=int, default=32, help="tokens of each batch kept with logits and hidden states (32)")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
+    for file in given.files:
+        if not file.is_file():
+            parser.error(f"{file}: no such text file")
     sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -60,10 +60,10 @@ void read_master(Launch& launch, const std::string& otherwise, int port) {
 // For several machines nobody but the user knows where rank 0 runs.
 void require_master(const Launch& launch) {
   if (!variable("MASTER_ADDR") && launch.local_world != launch.world)
-    throw UsageError(
-        fmt::format("MASTER_ADDR is not set: {} ranks, not all of them on this machine, need the "
-                    "name or address of the machine of rank 0",
-                    launch.world));
+    throw UsageError(fmt::format(
+        "MASTER_ADDR is not set: {} ranks, not known to be all on this machine (LOCAL_WORLD_SIZE), "
+        "need the name or address of the machine of rank 0, or 127.0.0.1",
+        launch.world));
 }
 
 Launch from_plain_variables() {

@@ -186,7 +186,9 @@ std::string experts_kind(const ReadCheckpoint& checkpoint) {
 }
 
 std::vector<std::string> applying_groups(const ReadCheckpoint& checkpoint,
-                                         const std::vector<std::string>& asked) {
+                                         const std::vector<std::string>& given) {
+  const bool all = given == std::vector<std::string>{"all"};
+  const std::vector<std::string> asked = all ? std::vector<std::string>() : given;
   const std::string kind = experts_kind(checkpoint);
   std::vector<std::string> groups = inspection_group_names();
   for (const std::string& group : asked) {

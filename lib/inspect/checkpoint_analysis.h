@@ -16,10 +16,10 @@ std::vector<std::string> inspection_group_names();  // those of a recipe's analy
 // The experts of a model: "topk", "fused", or "dense" for none (or of a kind that is not analysed).
 std::string experts_kind(const ReadCheckpoint& checkpoint);
 
-// The groups that apply to the model among those asked for; none asked for: all. Throws UsageError for an
-// unknown one, and for one that was asked for and does not apply.
+// The groups that apply to the model among those asked for; none asked for, or `all`: all. Throws UsageError
+// for an unknown one, and for one that was asked for and does not apply.
 std::vector<std::string> applying_groups(const ReadCheckpoint& checkpoint,
-                                         const std::vector<std::string>& asked);
+                                         const std::vector<std::string>& given);
 
 struct CheckpointAnalysis {
   nlohmann::ordered_json layers, model;  // docs/metrics.md

@@ -42,7 +42,8 @@ at::Tensor forward(const TopkFfn& ffn, const at::Tensor& x, const at::Tensor& im
 FfnTokens tokens_of(const Pass& pass, const at::Tensor& delta1, const at::Tensor& delta2,
                     const at::Tensor& labels) {
   const at::Tensor seen = delta2.ne(0).any(1).nonzero().select(1, 0);
-  const auto rows = [&](const at::Tensor& x) { return x.detach().index_select(0, seen); };
+  const bool all = seen.numel() == delta2.size(0);
+  const auto rows = [&](const at::Tensor& x) { return all ? x.detach() : x.detach().index_select(0, seen); };
   FfnTokens tokens{
       rows(pass.x), at::gelu(rows(pass.before)), rows(delta1), rows(delta2), rows(pass.image), {}};
   tokens.label = labels.index_select(0, tokens.image);

@@ -48,12 +48,16 @@ NullComparison shuffle_null(double measured, const at::Tensor& preferred, const 
                             const at::Tensor& label, std::int64_t experts, std::int64_t classes,
                             std::int64_t block) {
   const std::int64_t images = image.numel() > 0 ? image.max().item<std::int64_t>() + 1 : 0;
-  const at::Tensor of_image = at::zeros({images}, at::kLong).index_put({image}, label);
+  const auto of_token = image.accessor<std::int64_t, 1>(), given = label.accessor<std::int64_t, 1>();
+  std::vector<std::int64_t> of_image(cells(images));
+  for (std::int64_t t = 0; t < image.size(0); ++t) of_image[cells(of_token[t])] = given[t];
+  const at::Tensor shuffled = at::empty_like(label);
+  auto one = shuffled.accessor<std::int64_t, 1>();
   std::vector<double> null;
   for (std::uint32_t r = 0; r < kShuffles; ++r) {
     const std::vector<std::int64_t> order = random_permutation(
         images, analysis::draw(analysis::Purpose::class_shuffle, r, static_cast<std::uint32_t>(block)));
-    const at::Tensor shuffled = of_image.index_select(0, at::tensor(order, at::kLong)).index_select(0, image);
+    for (std::int64_t t = 0; t < image.size(0); ++t) one[t] = of_image[cells(order[cells(of_token[t])])];
     null.push_back(nmi_of(preference_table(preferred, shuffled, experts, classes), classes));
   }
   return compared(measured, null);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/allocation.h"
 #include "core/log.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
@@ -57,6 +58,7 @@ void watch_symmetry(Run& run, bool checkpoint) {
   if (step != kFirstAlarm && !(checkpoint && step > kFirstAlarm)) return;
   if (!run.ranks.lead() && run.state.banks.front().shard().whole()) return;
   const std::string text = frozen_text(run.state);
+  give_back_freed_memory();  // the experts of the start, drawn once more
   if (text.empty()) return;
   log_warning("step {}: {}", step, text);
   run.symmetry_stated = true;

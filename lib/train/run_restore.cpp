@@ -38,7 +38,10 @@ std::int64_t restore(Run& run) {
     const auto found = newest_checkpoint(checkpoints);
     return found ? found->string() : std::string();
   });
-  if (newest.empty()) return 0;  // rows and events of the steps that were lost must go
+  if (newest.empty()) {  // rows and events of the steps that were lost must go
+    log_info("{}: no whole checkpoint yet, so from the start", run.folder.path().string());
+    return 0;
+  }
   const CheckpointInfo before = load_checkpoint(newest, run.state, run.config.dist.deterministic());
   if (before.data_checksum != run.data.checksum)
     throw CheckpointError(fmt::format("{}: trained on data with checksum {}, data.root now holds {}",

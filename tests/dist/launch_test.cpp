@@ -189,10 +189,10 @@ TEST(Launch, NamesTheVariableItsValueAndWhatWouldBeRight) {
             "MASTER_PORT is '70000': a whole number from 1 to 65535 was expected");
   EXPECT_EQ(complaint(kTorchrun, {{"TORCHELASTIC_RESTART_COUNT", "-1"}}),
             "TORCHELASTIC_RESTART_COUNT is '-1': a whole number from 0 to 1000000 was expected");
-  EXPECT_EQ(
-      complaint(kTorchrun, {{"MASTER_ADDR", ""}}),
-      "MASTER_ADDR is not set: 4 ranks, not all of them on this machine, need the name or address of the "
-      "machine of rank 0");
+  EXPECT_EQ(complaint(kTorchrun, {{"MASTER_ADDR", ""}}),
+            "MASTER_ADDR is not set: 4 ranks, not known to be all on this machine (LOCAL_WORLD_SIZE), need "
+            "the name "
+            "or address of the machine of rank 0, or 127.0.0.1");
   EXPECT_EQ(complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}})
                 .substr(0, 22),
             "MASTER_ADDR is not set");
