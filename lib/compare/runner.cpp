@@ -15,6 +15,7 @@
 #include <map>
 #include <thread>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "train/interrupt.h"
 
@@ -72,7 +73,7 @@ struct Running {
   pid_t child = -1;
   Clock::time_point started = Clock::now();
 
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - started).count(); }
+  double seconds() const { return seconds_since(started); }
 };
 
 // Whether the running job is over; then `code` is its exit code. Starts its next command when one has ended

@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "data/augment.h"
@@ -255,7 +256,7 @@ Batch Loader::next() {
     throw std::out_of_range(fmt::format("the loader ends before step {}", state.end_step));
   }
   state.batch_made.wait(lock, [&] { return state.made.contains(state.next_to_give); });
-  state.wait_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  state.wait_seconds = seconds_since(start);
   const auto found = state.made.find(state.next_to_give);
   if (found->second.error) std::rethrow_exception(found->second.error);
   Batch batch = std::move(found->second.batch);

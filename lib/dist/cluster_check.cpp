@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/duration.h"
 #include "core/error.h"
 #include "dist/agreement.h"
 #include "dist/connect.h"
@@ -119,7 +120,7 @@ double measure(const ProcessGroup& group, const Trial& trial, std::int64_t bytes
     const auto start = Clock::now();
     trial.call(tensor);
     tensor.narrow(0, 0, 1).cpu();  // on a GPU: waits until it is done
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    times.push_back(seconds_since(start));
     right = right && at::equal(tensor, expected);
   }
   check_values(group, trial.name, bytes, right);

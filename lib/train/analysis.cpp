@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/allocation.h"
+#include "core/duration.h"
 #include "core/log.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
@@ -42,7 +43,7 @@ void analyse_step(Run& run, MetricsLog& metrics) {
       held_out_batches(held_out(run), run.config.data, size.classes, size.batches, config.batch);
   const auto sets = fused_sets(*run.state.model, run.state.banks);
   metrics.analysis(run.state.step, observe_model(*run.state.model, sets, batches, config, size));
-  run.analysis_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  run.analysis_seconds += seconds_since(start);
 }
 
 void watch_symmetry(Run& run, bool checkpoint) {

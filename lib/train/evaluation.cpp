@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "core/duration.h"
 #include "data/loader.h"
 #include "dist/leaf_tree.h"
 #include "train/precision.h"
@@ -52,7 +53,7 @@ Evaluation evaluate(Model& model, const Dataset& split, const DataConfig& data, 
   result.samples = split.size();
   result.accuracy = correct / static_cast<double>(split.size());
   result.loss = loss / static_cast<double>(split.size());
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 
