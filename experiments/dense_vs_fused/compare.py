@@ -6,30 +6,19 @@ Runs that are finished are not repeated, interrupted ones go on. One thread a ru
 """
 import argparse
 import concurrent.futures
-import json
 import pathlib
 import statistics
-import subprocess
+import sys
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-TRAIN = REPO / "build" / "bin" / "exfusion-train"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from quickstart import REPO, accuracy  # noqa: E402
+
 ARMS = {
     "dense": ["fusion=none"],
     "fused, learned, N = 4": [],
     "fused, static, N = 4": ["fusion.weights=static"],
     "fused, learned, N = 4, std kept": ["fusion.init=independent_scaled"],
 }
-
-
-def train(folder, sets):
-    if (folder / "recipe.yaml").exists():
-        command = [TRAIN, "--resume", folder, "--json"]
-    else:
-        command = [TRAIN, REPO / "recipes" / "quickstart.yaml", "--out", folder, "--json"]
-        for item in sets:
-            command += ["--set", item]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return 100 * json.loads(done.stdout)["accuracy_fp32"]
 
 
 def table(results, seeds, epochs):
@@ -54,7 +43,7 @@ def main():
         for seed in range(given.seeds):
             for number, (arm, sets) in enumerate(ARMS.items()):
                 common = [f"seed={seed}", f"train.epochs={given.epochs}", "train.threads=1", "checkpoint.keep=1"]
-                jobs[arm, seed] = pool.submit(train, given.out / f"arm{number}-seed{seed}", sets + common)
+                jobs[arm, seed] = pool.submit(accuracy, given.out / f"arm{number}-seed{seed}", sets + common)
         results = {arm: [jobs[arm, seed].result() for seed in range(given.seeds)] for arm in ARMS}
     text = table(results, given.seeds, given.epochs)
     (pathlib.Path(__file__).parent / "results.md").write_text(text)

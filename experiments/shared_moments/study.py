@@ -6,29 +6,22 @@
 Runs that are finished are not repeated, interrupted ones go on. One thread a run.
 """
 import argparse
-import json
 import pathlib
-import subprocess
+import sys
 
 import h5py
 import numpy
 import scipy.stats
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-TRAIN = REPO / "build" / "bin" / "exfusion-train"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import quickstart  # noqa: E402
 
 
-def train(folder, sets):
+def measure(folder, sets):
     """Test accuracy in percent, and in how many directions the experts of an FFN have moved, mean over FFNs."""
-    if (folder / "recipe.yaml").exists():
-        command = [TRAIN, "--resume", folder, "--json"]
-    else:
-        command = [TRAIN, REPO / "recipes" / "quickstart.yaml", "--out", folder, "--json"]
-        for item in sets:
-            command += ["--set", item]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    accuracy = quickstart.accuracy(folder, sets)
     with h5py.File(folder / "metrics.h5") as file:
-        return 100 * json.loads(done.stdout)["accuracy_fp32"], file["experts/update_participation"][-1].mean()
+        return accuracy, file["experts/update_participation"][-1].mean()
 
 
 def row(weights, full, shared):
@@ -43,7 +36,7 @@ def row(weights, full, shared):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 100), metavar="2..99")
-    parser.add_argument("--out", type=pathlib.Path, default=REPO / "runs" / "shared_moments")
+    parser.add_argument("--out", type=pathlib.Path, default=quickstart.REPO / "runs" / "shared_moments")
     given = parser.parse_args()
     lines = [f"Test accuracy in percent of the quickstart recipe, seeds 0 to {given.seeds - 1}; the difference is paired by seed, with a 95 % t interval. "
              "Participation: directions in which the experts of an FFN have moved (docs/metrics.md), mean over FFNs and seeds.", "",
@@ -51,8 +44,8 @@ def main():
     for weights in ("learned", "memory"):
         runs = {}
         for state in ("full", "shared_moments"):
-            runs[state] = numpy.array([train(given.out / f"{weights}_{state}_{seed}",
-                                             [f"seed={seed}", f"fusion.weights={weights}", f"fusion.state={state}", "train.threads=1"])
+            runs[state] = numpy.array([measure(given.out / f"{weights}_{state}_{seed}",
+                                               [f"seed={seed}", f"fusion.weights={weights}", f"fusion.state={state}", "train.threads=1"])
                                        for seed in range(given.seeds)])
         lines.append(row(weights, runs["full"], runs["shared_moments"]))
     text = "\n".join(lines) + "\n"

@@ -10,10 +10,11 @@ import concurrent.futures
 import json
 import pathlib
 import statistics
-import subprocess
+import sys
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-TRAIN = REPO / "build" / "bin" / "exfusion-train"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from quickstart import REPO, accuracy  # noqa: E402
+
 ARMS = {
     "dense, gone on": ["control=dense"],
     "memory, copy": ["fusion.weights=memory", "fusion.init=copy"],
@@ -23,19 +24,6 @@ ARMS = {
     "learned, copy and noise 0.1": ["fusion.weights=learned", "fusion.init=copy_noise", "fusion.noise=0.1"],
     "learned, drop 0.5": ["fusion.weights=learned", "fusion.init=drop"],
 }
-
-
-def train(folder, sets):
-    if (folder / "recipe.yaml").exists():
-        command = [TRAIN, "--resume", folder, "--json"]
-    else:
-        command = [TRAIN, REPO / "recipes" / "quickstart.yaml", "--out", folder, "--json"]
-        for item in sets:
-            command += ["--set", item]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{folder}: {done.stderr.splitlines()[-1]}")
-    return 100 * json.loads(done.stdout)["accuracy_fp32"]
 
 
 def difference_at_start(folder):
@@ -69,14 +57,14 @@ def main():
     given = parser.parse_args()
     common = ["train.threads=1", "checkpoint.keep=1"]
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        sources = list(pool.map(lambda seed: train(given.out / f"source-seed{seed}", [
+        sources = list(pool.map(lambda seed: accuracy(given.out / f"source-seed{seed}", [
             "control=dense", f"seed={seed}", f"train.epochs={given.source_epochs}", *common]), range(given.seeds)))
         jobs = {}
         for seed in range(given.seeds):
             for number, (arm, sets) in enumerate(ARMS.items()):
                 source = given.out / f"source-seed{seed}" / "export"
                 start = [f"init_from={source}"] if "control=dense" in sets else [f"fusion.from={source}"]
-                jobs[arm, seed] = pool.submit(train, given.out / f"arm{number}-seed{seed}", [
+                jobs[arm, seed] = pool.submit(accuracy, given.out / f"arm{number}-seed{seed}", [
                     *sets, *start, f"seed={seed + 100}", f"train.epochs={given.epochs}", "optim.lr=5e-4", *common])
         results = {arm: [jobs[arm, seed].result() for seed in range(given.seeds)] for arm in ARMS}
     text = table(given, sources, results)
