@@ -1,6 +1,6 @@
 """What experts do while the quickstart trains: congestion, lens, scores and fused experts, at every power of two of the steps.
 
-    .venv/bin/python experiments/routing_study/study.py [--epochs 2.5] [--seeds 3] [--jobs 2] [-o runs/routing_study]
+    .venv/bin/python experiments/routing_study/study.py [--epochs 5] [--seeds 3] [--jobs 2] [-o runs/routing_study]
 
 Six arms, each seed with the same data in all of them. One thread a run, --jobs runs at a time; what is finished is not repeated, interrupted
 runs go on. Writes results.json, results.md and the pictures beside this file, or into --report.
@@ -195,7 +195,7 @@ def write_reports(results, place):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=2.5)
+    parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("-o", "--output", type=pathlib.Path, default=REPO / "runs/routing_study", help="the folder of the runs")
