@@ -141,28 +141,31 @@ Json barrier_json(const LossBarriers& of) {
   return fields.finished();
 }
 
+void put_mean(const std::string& name, const std::vector<double>& values, const std::string& why,
+              Fields& fields) {
+  fields.put(name, values.empty() ? Json(nullptr) : list_json(values), values.empty() ? why : "");
+  fields.put(name + "_mean", quantity(sum_of(values) / static_cast<double>(values.size()), why));
+}
+
 Json similarity_json(const ExpertSimilarity& of) {
-  const auto put_mean = [](const std::string& name, const std::vector<double>& values, Fields& fields) {
-    fields.put(name, list_json(values));
-    fields.put(name + "_mean", quantity(sum_of(values) / static_cast<double>(values.size()),
-                                        "outputs of some experts do not vary beyond rounding"));
-  };
   Fields fields;
   fields.put("similarity.pairs", pairs_json(of.pairs));
   fields.put("similarity.tokens", of.tokens);
   fields.put("similarity.p_over_n", static_cast<double>(of.dim) / static_cast<double>(of.tokens));
-  put_mean("similarity.cka", of.cka, fields);
-  put_mean("similarity.cka_shuffled", of.cka_shuffled, fields);
-  put_mean("similarity.cka_offset", of.cka_offset, fields);
-  put_mean("similarity.cka_offset_shuffled", of.cka_offset_shuffled, fields);
+  const char* const rounding = "outputs of some experts do not vary beyond rounding";
+  put_mean("similarity.cka", of.cka, rounding, fields);
+  put_mean("similarity.cka_shuffled", of.cka_shuffled, rounding, fields);
+  put_mean("similarity.cka_offset", of.cka_offset, rounding, fields);
+  put_mean("similarity.cka_offset_shuffled", of.cka_offset_shuffled, rounding, fields);
+  const std::string unaligned = of.not_aligned.empty() ? "an expert without weights" : of.not_aligned;
   const auto put_aligned = [&](const std::string& name, const std::vector<AlignedCosine>& aligned) {
     std::vector<double> cosines, in_place;
     for (const AlignedCosine& one : aligned) {
       cosines.push_back(one.cosine);
       in_place.push_back(one.in_place);
     }
-    fields.put(name, aligned.empty() ? Json(nullptr) : list_json(cosines), of.not_aligned);
-    fields.put(name + "_in_place", aligned.empty() ? Json(nullptr) : list_json(in_place), of.not_aligned);
+    put_mean(name, cosines, unaligned, fields);
+    put_mean(name + "_in_place", in_place, unaligned, fields);
   };
   put_aligned("similarity.aligned_cosine", of.aligned);
   put_aligned("similarity.aligned_random", of.aligned_random);

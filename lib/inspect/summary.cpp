@@ -151,10 +151,8 @@ std::string causal_section(const Json& report) {
 std::string virtual_sentence(const Json& layer) {
   std::string line = fmt::format(
       "- layer {}: to first order the loss would choose the router's first expert for {} {} of the tokens "
-      "(chance {}, "
-      "with these loads {}; the class's most frequent expert {}), and one of its choices for {} {} (chance "
-      "{}). Best "
-      "expert and class: NMI {} against {} +- {} of experts with turned outputs",
+      "(chance {}, with these loads {}; the class's most frequent expert {}), and one of its choices for "
+      "{} {} (chance {}). Best expert and class: NMI {} against {} +- {} of experts with turned outputs",
       layer.at("layer").dump(), at(layer, "/virtual/agreement"), at(layer, "/virtual/agreement_ci"),
       at(layer, "/virtual/agreement_chance"), at(layer, "/virtual/agreement_independent"),
       at(layer, "/virtual/agreement_majority"), at(layer, "/virtual/among_chosen"),
@@ -169,9 +167,8 @@ std::string virtual_sentence(const Json& layer) {
 
 std::string route_sentence(const Json& layer) {
   return fmt::format(
-      "- layer {}: random experts cost {} {} nats; those that the loss would choose to first order, knowing "
-      "the label, "
-      "cost {} {}.\n",
+      "- layer {}: random experts cost {} {} nats; those that the loss would choose to first order, "
+      "knowing the label, cost {} {}.\n",
       layer.at("layer").dump(), at(layer, "/random_route/loss"), at(layer, "/random_route/loss_ci"),
       at(layer, "/oracle_route/loss"), at(layer, "/oracle_route/loss_ci"));
 }
@@ -187,28 +184,18 @@ std::string largest(const Json& layer, const char* place) {
 
 std::string landscape_sentence(const Json& layer) {
   return fmt::format(
-      "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; halves of the images {}; "
-      "random "
-      "directions {} +- {}). Highest barrier between two experts {} nats, between random directions {}.\n",
+      "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; halves of the images "
+      "{}; random directions {} +- {}). Highest barrier between two experts {} nats, between random "
+      "directions {}.\n",
       layer.at("layer").dump(), at(layer, "/curvature/gamma_fus"), at(layer, "/curvature/gamma_fus_halves"),
       at(layer, "/curvature/random_mean"), at(layer, "/curvature/random_sd"), largest(layer, "/barrier/loss"),
       largest(layer, "/barrier/random_loss"));
 }
 
-std::string mean(const Json& layer, const char* place) {
-  const Json::json_pointer pointer(place);
-  if (!layer.contains(pointer) || !layer.at(pointer).is_array() || layer.at(pointer).empty()) return "-";
-  double sum = 0.0;
-  for (const Json& one : layer.at(pointer)) sum += one.get<double>();
-  return text(sum / static_cast<double>(layer.at(pointer).size()));
-}
-
 std::string similarity_sentence(const Json& layer) {
   const std::string line = fmt::format(
-      "- layer {}: CKA of experts' outputs {} (tokens shuffled {}, dimension over tokens {}), of what they "
-      "add to "
-      "the "
-      "layer's output {} (shuffled {})",
+      "- layer {}: CKA of experts' outputs {} (tokens shuffled {}, dimension over tokens {}), of what "
+      "they add to the layer's output {} (shuffled {})",
       layer.at("layer").dump(), at(layer, "/similarity/cka_mean"), at(layer, "/similarity/cka_shuffled_mean"),
       at(layer, "/similarity/p_over_n"), at(layer, "/similarity/cka_offset_mean"),
       at(layer, "/similarity/cka_offset_shuffled_mean"));
@@ -216,7 +203,8 @@ std::string similarity_sentence(const Json& layer) {
     return fmt::format("{}; weight cosine with matched units {}.\n", line,
                        layer.at("undefined").at("similarity.aligned_cosine").get<std::string>());
   return fmt::format("{}; weight cosine with matched units {} (scrambled experts {}).\n", line,
-                     mean(layer, "/similarity/aligned_cosine"), mean(layer, "/similarity/aligned_random"));
+                     at(layer, "/similarity/aligned_cosine_mean"),
+                     at(layer, "/similarity/aligned_random_mean"));
 }
 
 // ---- over training

@@ -119,21 +119,26 @@ VirtualScores::VirtualScores(std::int64_t batches, std::int64_t experts, std::in
 
 void compare_with_random(const TokenScores& measured, const std::vector<TokenScores>& random,
                          const at::Tensor& label, VirtualScores& found) {
-  const std::int64_t experts = measured.scores.size(1), tokens = label.size(0),
+  const std::int64_t experts = measured.scores.size(1),
                      classes = static_cast<std::int64_t>(found.class_tokens.size());
   const auto nmi = [&](const at::Tensor& scores) {
     return nmi_of(preference_table(preferred_experts(scores), label, experts, classes), classes);
   };
   std::vector<double> null;
-  for (auto* load : {&found.random_load, &found.random_soft_load, &found.random_unit_load})
-    load->assign(cells(experts), 0.0);
-  const double all = static_cast<double>(tokens) * static_cast<double>(random.size());
+  std::vector<at::Tensor> scores, per_unit;
   for (const TokenScores& one : random) {
     null.push_back(nmi(one.scores));
-    add_to(load_of(one.scores) / all, found.random_load.data());
-    add_to(soft_preferences(one.scores).sum(0) / all, found.random_soft_load.data());
-    add_to(load_of(one.per_unit) / all, found.random_unit_load.data());
+    scores.push_back(one.scores);
+    per_unit.push_back(one.per_unit);
   }
+  const at::Tensor all = at::cat(scores);
+  const auto parts = [&](const at::Tensor& counts, std::vector<double>& load) {
+    load.assign(cells(experts), 0.0);
+    add_to(counts / all.size(0), load.data());
+  };
+  parts(load_of(all), found.random_load);
+  parts(soft_preferences(all).sum(0), found.random_soft_load);
+  parts(load_of(at::cat(per_unit)), found.random_unit_load);
   found.random = compared(nmi(measured.scores), null);
 }
 

@@ -51,7 +51,7 @@ at::Tensor permutation(std::int64_t n, analysis::Purpose purpose, std::uint32_t 
 
 void watch_inputs(Model& model, const std::vector<HeldOutBatch>& batches, std::vector<Layer>& layers) {
   const ObservedBlocks observed(model);
-  const std::int64_t each = (kCommonTokens - 1) / static_cast<std::int64_t>(batches.size()) + 1;
+  const auto each = std::max<std::int64_t>(1, kCommonTokens / static_cast<std::int64_t>(batches.size()));
   for (std::uint32_t b = 0; b < batches.size(); ++b) {
     for (Layer& layer : layers) {
       const auto& block = observed.blocks()[static_cast<std::size_t>(layer.block)];

@@ -20,7 +20,8 @@ at::Tensor sampled_rows(const at::Tensor& delta, std::int64_t batches, std::int6
   std::vector<std::int64_t> places = random_permutation(
       seen.numel(), analysis::draw(analysis::Purpose::scored_tokens, static_cast<std::uint32_t>(batch),
                                    static_cast<std::uint32_t>(block)));
-  places.resize(std::min(places.size(), static_cast<std::size_t>((kScoredTokens - 1) / batches + 1)));
+  places.resize(
+      std::min(places.size(), static_cast<std::size_t>(std::max<std::int64_t>(1, kScoredTokens / batches))));
   std::ranges::sort(places);
   return seen.index_select(0, at::tensor(places, at::kLong));
 }

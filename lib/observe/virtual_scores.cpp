@@ -61,11 +61,7 @@ VirtualScoreSums::VirtualScoreSums(const FusedSet& set, std::int64_t batches, st
       offsets_(set.whole() ? offsets(set) : FfnTensors{}),
       prices_(batches, set.size()),
       sums_(batches, set.size(), classes, set.block),
-      batches_(batches) {
-  if (!set.whole()) return;
-  fused_ = fused_tensors(set);
-  for (at::Tensor& tensor : fused_) tensor = tensor.unsqueeze(0);
-}
+      batches_(batches) {}
 
 TokenScores VirtualScoreSums::scores(const FfnTokens& tokens, const FfnTensors& directions) const {
   return with_sizes(direction_scores(tokens, directions), sizes_of(directions));
@@ -74,8 +70,9 @@ TokenScores VirtualScoreSums::scores(const FfnTokens& tokens, const FfnTensors& 
 void VirtualScoreSums::add(const FfnTokens& tokens) {
   const TokenScores found = scores(tokens, offsets_);
   const auto batch = static_cast<std::size_t>(sums_.added()), n = set_.a.size();
-  // W_k = D_k + W.
-  const at::Tensor price = -(found.scores + direction_scores(tokens, fused_)).sum(0, false, at::kDouble);
+  // W_k = W + D_k.
+  const at::Tensor price =
+      tokens.growth.sum(at::kDouble) - found.scores.sum(0, /*keepdim=*/false, at::kDouble);
   for (std::size_t k = 0; k < n; ++k)
     prices_.sum[batch * n + k] = price[static_cast<std::int64_t>(k)].item<double>();
   if (tokens.size() > 0) prices_.images[batch] = tokens.image.max().item<double>() + 1.0;

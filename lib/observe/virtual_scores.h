@@ -49,7 +49,7 @@ class VirtualScoreSums {
   TokenScores scores(const FfnTokens& tokens, const FfnTensors& directions) const;
 
   const FusedSet& set_;
-  FfnTensors offsets_, fused_;  // fused: [1, …]
+  FfnTensors offsets_;
   HeldOutPrices prices_;
   PreferenceSums sums_;
   std::int64_t batches_;

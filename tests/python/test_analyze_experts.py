@@ -214,6 +214,7 @@ def test_experts_are_as_alike_as_numpy_and_scipy_find_them(reports, runs, fused,
             assert found["aligned_cosine_in_place"][p] == pytest.approx(stay, abs=1e-9)
             assert 0 < found["aligned_random"][p] < 1
         assert found["cka_shuffled_mean"] < 0.3
+        assert found["aligned_cosine_mean"] == pytest.approx(numpy.mean(found["aligned_cosine"]))
 
 
 def test_the_summary_says_it_in_sentences(call, runs, tmp_path):  # noqa: F811
