@@ -183,6 +183,7 @@ std::string largest(const Json& layer, const char* place) {
 }
 
 std::string landscape_sentence(const Json& layer) {
+  if (!number_at(layer, "/curvature/gamma_fus")) return "";  // one expert
   return fmt::format(
       "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; halves of the images "
       "{}; random directions {} +- {}). Highest barrier between two experts {} nats, between random "
