@@ -21,6 +21,12 @@ enum class Purpose : std::uint32_t {
   swapped_routes = 30,
   random_perturbation = 32,
   preference_swap = 33,
+  scored_tokens = 34,
+  turned_outputs = 35,
+  random_route = 36,
+  shuffled_rows = 37,
+  shuffled_inputs = 38,
+  common_tokens = 39,
 };
 
 inline CounterRandom draw(Purpose purpose, std::uint32_t repetition, std::uint32_t layer = 0) {

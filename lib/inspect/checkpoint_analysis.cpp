@@ -10,6 +10,7 @@
 #include "analysis/report.h"
 #include "core/error.h"
 #include "inspect/causal_report.h"
+#include "inspect/expert_report.h"
 #include "inspect/json_layers.h"
 #include "observe/knock_out.h"
 #include "observe/observation.h"
@@ -144,15 +145,22 @@ std::vector<double> sum_of_batches(const std::vector<double>& table, const std::
 ExpertScores fused_scores(const ObservedGroup& group, const FusedSet& set) {
   const auto n = static_cast<std::size_t>(set.size());
   const std::vector<double>& table = column_of(group, "table");  // [N, C]
-  ExpertScores found{{"a", "share", "offset_norm", "virtual_load", "first_order"}, {}, table};
+  ExpertScores found{
+      {"a", "share", "offset_norm", "virtual_load", "first_order", "alpha_saliency"}, {}, table};
   const std::size_t classes = table.size() / n;
   for (std::size_t i = 0; i < table.size(); ++i) found.preference[i % classes * n + i / classes] = table[i];
   found.of_batches = [&group, a = set.a](const std::vector<double>& times) {
     // Of first order: the loss that a_k / (1 - a_k) times a step against D_k costs.
     std::vector<double> first_order = sum_of_batches(column_of(group, "score"), times);
     for (std::size_t k = 0; k < a.size(); ++k) first_order[k] *= a[k] / (1.0 - a[k]);
-    return std::vector<std::vector<double>>{a, column_of(group, "share"), column_of(group, "offset_norm"),
-                                            sum_of_batches(column_of(group, "load"), times), first_order};
+    std::vector<double> saliency = sum_of_batches(column_of(group, "price_sum"), times);
+    for (std::size_t k = 0; k < a.size(); ++k) saliency[k] *= -a[k];
+    return std::vector<std::vector<double>>{a,
+                                            column_of(group, "share"),
+                                            column_of(group, "offset_norm"),
+                                            sum_of_batches(column_of(group, "load"), times),
+                                            first_order,
+                                            saliency};
   };
   return found;
 }
@@ -241,11 +249,15 @@ CheckpointAnalysis analyse_checkpoint(ReadCheckpoint& checkpoint, const std::vec
       if (group.path == layer_path("fused", set.block)) scores.push_back(fused_scores(group, set));
     }
   }
+  if (has(groups, "scores")) put_virtual_scores(observe_topk_scores(model, batches, classes), found.layers);
   progress(0.0);
   if (!has(groups, "causal")) return found;
-  const KnockOuts knocked = kind == "topk" ? knock_out_topk(model, batches, classes, progress)
-                                           : knock_out_fused(model, sets, batches, classes, progress);
+  const auto first = [&progress](double done) { progress(0.75 * done); };
+  const KnockOuts knocked = kind == "topk" ? knock_out_topk(model, batches, classes, first)
+                                           : knock_out_fused(model, sets, batches, classes, first);
   put_knock_outs(knocked, scores, found.layers, found.model);
+  put_expert_measures(model, sets, batches, knocked.held_out, classes, found.layers,
+                      [&progress](double done) { progress(0.75 + 0.25 * done); });
   return found;
 }
 

@@ -146,6 +146,68 @@ std::string causal_section(const Json& report) {
          interaction_verdict(model) + "\n" + correlation_table(model);
 }
 
+// ---- what the loss would choose, and what lies around the experts
+
+std::string virtual_sentence(const Json& layer) {
+  std::string line = fmt::format(
+      "- layer {}: to first order the loss would choose the router's first expert for {} {} of the tokens "
+      "(chance {}, with these loads {}; the class's most frequent expert {}), and one of its choices for "
+      "{} {} (chance {}). Best expert and class: NMI {} against {} +- {} of experts with turned outputs",
+      layer.at("layer").dump(), at(layer, "/virtual/agreement"), at(layer, "/virtual/agreement_ci"),
+      at(layer, "/virtual/agreement_chance"), at(layer, "/virtual/agreement_independent"),
+      at(layer, "/virtual/agreement_majority"), at(layer, "/virtual/among_chosen"),
+      at(layer, "/virtual/among_chosen_ci"), at(layer, "/virtual/among_chosen_chance"),
+      at(layer, "/virtual/nmi"), at(layer, "/virtual/nmi_random_mean"), at(layer, "/virtual/nmi_random_sd"));
+  if (!number_at(layer, "/virtual/nmi_random_z")) return line + ".\n";
+  const double z = value_at(layer, "/virtual/nmi_random_z");
+  return line +
+         fmt::format(" (z {:.1f}): {}.\n", z,
+                     z > 3.0 ? "more than sizes of outputs explain" : "no more than their sizes explain");
+}
+
+std::string route_sentence(const Json& layer) {
+  return fmt::format(
+      "- layer {}: random experts cost {} {} nats; those that the loss would choose to first order, "
+      "knowing the label, cost {} {}.\n",
+      layer.at("layer").dump(), at(layer, "/random_route/loss"), at(layer, "/random_route/loss_ci"),
+      at(layer, "/oracle_route/loss"), at(layer, "/oracle_route/loss_ci"));
+}
+
+// The largest of a list of numbers.
+std::string largest(const Json& layer, const char* place) {
+  const Json::json_pointer pointer(place);
+  if (!layer.contains(pointer)) return "-";
+  double most = -INFINITY;
+  for (const Json& one : layer.at(pointer)) most = one.is_number() ? std::max(most, one.get<double>()) : most;
+  return std::isfinite(most) ? text(most) : "-";
+}
+
+std::string landscape_sentence(const Json& layer) {
+  if (!number_at(layer, "/curvature/gamma_fus")) return "";  // one expert
+  return fmt::format(
+      "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; halves of the images "
+      "{}; random directions {} +- {}). Highest barrier between two experts {} nats, between random "
+      "directions {}.\n",
+      layer.at("layer").dump(), at(layer, "/curvature/gamma_fus"), at(layer, "/curvature/gamma_fus_halves"),
+      at(layer, "/curvature/random_mean"), at(layer, "/curvature/random_sd"), largest(layer, "/barrier/loss"),
+      largest(layer, "/barrier/random_loss"));
+}
+
+std::string similarity_sentence(const Json& layer) {
+  const std::string line = fmt::format(
+      "- layer {}: CKA of experts' outputs {} (tokens shuffled {}, dimension over tokens {}), of what "
+      "they add to the layer's output {} (shuffled {})",
+      layer.at("layer").dump(), at(layer, "/similarity/cka_mean"), at(layer, "/similarity/cka_shuffled_mean"),
+      at(layer, "/similarity/p_over_n"), at(layer, "/similarity/cka_offset_mean"),
+      at(layer, "/similarity/cka_offset_shuffled_mean"));
+  if (layer.at("similarity").at("aligned_cosine").is_null())
+    return fmt::format("{}; weight cosine with matched units {}.\n", line,
+                       layer.at("undefined").at("similarity.aligned_cosine").get<std::string>());
+  return fmt::format("{}; weight cosine with matched units {} (scrambled experts {}).\n", line,
+                     at(layer, "/similarity/aligned_cosine_mean"),
+                     at(layer, "/similarity/aligned_random_mean"));
+}
+
 // ---- over training
 
 std::string training_row(const Json& report) {
@@ -187,7 +249,11 @@ std::string summary_markdown(const std::string& name, const Json& report, const 
   const Json& layers = report.at("layers");
   return head(name, report.at("model"), routing) + section("Fused experts", "fused", layers, fused_sentence) +
          section("Class conflict on shared weights", "interference", layers, interference_sentence) +
-         section("One expert for the layer", "lens", layers, lens_sentence) + causal_section(report) +
+         section("One expert for the layer", "lens", layers, lens_sentence) +
+         section("What the loss would choose", "virtual", layers, virtual_sentence) + causal_section(report) +
+         section("Other choices of experts", "random_route", layers, route_sentence) +
+         section("Prices and barriers between experts", "curvature", layers, landscape_sentence) +
+         section("How alike experts are", "similarity", layers, similarity_sentence) +
          training_section(report);
 }
 

@@ -45,7 +45,9 @@ FfnTokens tokens_of(const Pass& pass, const at::Tensor& delta1, const at::Tensor
   const bool all = seen.numel() == delta2.size(0);
   const auto rows = [&](const at::Tensor& x) { return all ? x.detach() : x.detach().index_select(0, seen); };
   FfnTokens tokens{
-      rows(pass.x), at::gelu(rows(pass.before)), rows(delta1), rows(delta2), rows(pass.image), {}};
+      rows(pass.x), at::gelu(rows(pass.before)), rows(delta1), rows(delta2), {}, rows(pass.image), {}};
+  tokens.growth =
+      at::linalg_vecdot(tokens.delta1, rows(pass.before)) + at::linalg_vecdot(tokens.delta2, rows(pass.y));
   tokens.label = labels.index_select(0, tokens.image);
   return tokens;
 }
@@ -92,23 +94,25 @@ std::vector<BlockTokens> observe_tokens(Model& model, const HeldOutBatch& batch)
 
 FfnTokens every_row(const FfnTokens& tokens, std::int64_t first, std::int64_t stride) {
   const auto rows = [&](const at::Tensor& x) { return x.slice(0, first, x.size(0), stride).clone(); };
-  return {rows(tokens.x),      rows(tokens.activated), rows(tokens.delta1),
-          rows(tokens.delta2), rows(tokens.image),     rows(tokens.label)};
+  return {rows(tokens.x),      rows(tokens.activated), rows(tokens.delta1), rows(tokens.delta2),
+          rows(tokens.growth), rows(tokens.image),     rows(tokens.label)};
 }
 
 FfnTokens stacked(const std::vector<FfnTokens>& parts) {
-  std::vector<at::Tensor> x, activated, delta1, delta2, image, label;
+  std::vector<at::Tensor> x, activated, delta1, delta2, growth, image, label;
   std::int64_t images = 0;
   for (const FfnTokens& part : parts) {
     x.push_back(part.x);
     activated.push_back(part.activated);
     delta1.push_back(part.delta1);
     delta2.push_back(part.delta2);
+    growth.push_back(part.growth);
     image.push_back(part.image + images);
     label.push_back(part.label);
     if (part.size() > 0) images = image.back().max().item<std::int64_t>() + 1;
   }
-  return {at::cat(x), at::cat(activated), at::cat(delta1), at::cat(delta2), at::cat(image), at::cat(label)};
+  return {at::cat(x),      at::cat(activated), at::cat(delta1), at::cat(delta2),
+          at::cat(growth), at::cat(image),     at::cat(label)};
 }
 
 }  // namespace exfusion

@@ -17,6 +17,7 @@ namespace exfusion {
 struct FfnTokens {
   at::Tensor x, activated;    // [tokens, dim]; [tokens, hidden]: after GELU
   at::Tensor delta1, delta2;  // [tokens, hidden]: dL/d(W1 x + b1); [tokens, dim]: dL/dy
+  at::Tensor growth;          // [tokens]: dL/d eps for W <- (1 + eps) W, all four tensors
   at::Tensor image, label;    // [tokens] int64: row in the batch, and its class
   std::int64_t size() const { return x.size(0); }
 };

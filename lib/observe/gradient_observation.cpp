@@ -53,7 +53,8 @@ FusedObservation observed(const FusedSet& set, const VirtualScoreSums& sums) {
   const auto n = static_cast<std::size_t>(set.size());
   const double none = std::nan("");
   FusedObservation found{
-      set.block, std::vector<double>(n, none), undefined_geometry(n), sums.finish(), {none, none}};
+      set.block,   std::vector<double>(n, none), undefined_geometry(n), sums.finish(), sums.prices(),
+      {none, none}};
   if (!set.whole() || sums.empty()) return found;
   found.offset_norm = offset_norms(offsets(set));
   found.geometry = fused_geometry(set);

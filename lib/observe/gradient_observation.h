@@ -16,6 +16,7 @@ struct FusedObservation {
   std::vector<double> offset_norm;  // [N] |D_k|
   FusedGeometry geometry;
   VirtualScores scores;
+  HeldOutPrices prices;
   FunctionDifference functions;  // on the sample of tokens that the random directions see
 };
 

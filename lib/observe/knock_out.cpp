@@ -7,8 +7,8 @@
 
 #include "models/model.h"
 #include "nn/ffn.h"
-#include "nn/residual.h"
 #include "nn/topk_ffn.h"
+#include "observe/intervention.h"
 #include "observe/observed_blocks.h"
 #include "observe/weight_perturbation.h"
 
@@ -18,82 +18,6 @@ namespace {
 using analysis::HeldOutImages;
 using analysis::ImageSums;
 using Blocks = std::vector<std::shared_ptr<Block>>;
-
-// What stands in for an FFN's output y at its input x, both [n, tokens, dim]; undefined: y stays.
-using Intervention = std::function<at::Tensor(const at::Tensor& x, const at::Tensor& y)>;
-
-struct ImageScores {
-  at::Tensor loss, correct;  // [n] double
-};
-
-ImageScores score(const at::Tensor& logits, const at::Tensor& labels) {
-  return {at::cross_entropy_loss(logits.to(at::kDouble), labels, {}, at::Reduction::None),
-          logits.argmax(1).eq(labels).to(at::kDouble)};
-}
-
-void add_by_class(const at::Tensor& values, const at::Tensor& labels, double* sums) {
-  for (std::int64_t i = 0; i < values.numel(); ++i)
-    sums[labels.const_data_ptr<std::int64_t>()[i]] += values.const_data_ptr<double>()[i];
-}
-
-ImageSums zero_sums(const HeldOutImages& held_out) {
-  return {std::vector<double>(held_out.images.size()), std::vector<double>(held_out.images.size())};
-}
-
-void add_scores(const ImageScores& scores, const at::Tensor& labels, std::size_t first, ImageSums& to) {
-  add_by_class(scores.loss, labels, to.loss.data() + first);
-  add_by_class(scores.correct, labels, to.correct.data() + first);
-}
-
-HeldOutImages unchanged_model(Model& model, const std::vector<HeldOutBatch>& batches, std::int64_t classes) {
-  HeldOutImages found{batches.size(), static_cast<std::size_t>(classes)};
-  found.images.resize(found.batches * found.classes);
-  found.model = zero_sums(found);
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    const at::Tensor& labels = batches[b].labels;
-    add_by_class(at::ones({labels.numel()}, at::kDouble), labels, found.images.data() + b * found.classes);
-    add_scores(score(model.forward(batches[b].images, {}), labels), labels, b * found.classes, found.model);
-  }
-  return found;
-}
-
-// The model's logits if the FFN of `block` gave y.
-at::Tensor run_from(Model& model, const Blocks& blocks, std::size_t block, const at::Tensor& stream,
-                    const at::Tensor& y) {
-  Residual position{stream, y, {}};
-  for (std::size_t b = block + 1; b < blocks.size(); ++b) position = blocks[b]->forward(position, {}, {});
-  return model.classify(add_branch(position));
-}
-
-// What each intervention on the FFN of `block` changes. `progress` gets the part of the batches that is done.
-std::vector<ImageSums> measure(Model& model, const Blocks& blocks, std::size_t block,
-                               const std::vector<HeldOutBatch>& batches, const HeldOutImages& held_out,
-                               const std::vector<Intervention>& interventions,
-                               const KnockOutProgress& progress) {
-  std::vector<ImageSums> changes(interventions.size(), zero_sums(held_out));
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    at::Tensor x, stream, y;
-    blocks[block]->observe_ffn([&](const at::Tensor& input, const at::Tensor& before) {
-      x = input;
-      stream = before;
-      return y = blocks[block]->ffn()->forward(input);
-    });
-    model.forward(batches[b].images, {});
-    blocks[block]->observe_ffn(nullptr);
-    // The same way for both, so that equal outputs are equal bits.
-    const at::Tensor& labels = batches[b].labels;
-    const ImageScores as_it_is = score(run_from(model, blocks, block, stream, y), labels);
-    for (std::size_t i = 0; i < interventions.size(); ++i) {
-      const at::Tensor instead = interventions[i](x, y);
-      if (!instead.defined()) continue;
-      const ImageScores with = score(run_from(model, blocks, block, stream, instead), labels);
-      add_scores({with.loss - as_it_is.loss, with.correct - as_it_is.correct}, labels, b * held_out.classes,
-                 changes[i]);
-    }
-    progress(static_cast<double>(b + 1) / static_cast<double>(batches.size()));
-  }
-  return changes;
-}
 
 // Progress over FFNs, each of which costs as much as there are blocks behind it.
 class Share {
@@ -126,12 +50,6 @@ at::Tensor without_choice(const TopkFfn& ffn, std::int64_t expert, const at::Ten
   others.select(1, expert).fill_(-std::numeric_limits<float>::infinity());
   const at::Tensor instead = ffn.combine(tokens.index_select(0, users), ffn.route(others));
   return y.reshape(tokens.sizes()).index_copy(0, users, instead).view(x.sizes());
-}
-
-Intervention with_weights(FfnTensors tensors) {
-  return [tensors = std::move(tensors)](const at::Tensor& x, const at::Tensor&) {
-    return ffn_output(x, tensors);
-  };
 }
 
 // Why the expert cannot be left out.
@@ -169,7 +87,8 @@ FfnKnockOut knock_out_set(Model& model, const Blocks& blocks, const FusedSet& se
   std::vector<Intervention> all;
   for (const auto* group : {&without, &alone, &scaled, &random})
     all.insert(all.end(), group->begin(), group->end());
-  std::vector<ImageSums> changes = measure(model, blocks, block, batches, held_out, all, std::ref(progress));
+  std::vector<ImageSums> changes =
+      measure_interventions(model, blocks, block, batches, held_out, all, std::ref(progress));
   auto next = changes.begin();
   for (auto* group : {&found.left_out, &found.alone, &found.alone_scaled, &found.random}) {
     const auto end = group == &found.random ? changes.end() : next + n;
@@ -198,7 +117,8 @@ std::vector<ImageSums> measure_everywhere(Model& model, const Blocks& blocks,
     }
     for (std::size_t b = 0; b < batches.size(); ++b) {
       const at::Tensor& labels = batches[b].labels;
-      add_scores(score(model.forward(batches[b].images, {}), labels), labels, b * held_out.classes, change);
+      add_scores(score_images(model.forward(batches[b].images, {}), labels), labels, b * held_out.classes,
+                 change);
     }
     for (std::size_t i = 0; i < change.loss.size(); ++i) {
       change.loss[i] -= held_out.model.loss[i];
@@ -234,7 +154,8 @@ KnockOuts knock_out_topk(Model& model, const std::vector<HeldOutBatch>& batches,
           [&ffn, k](const at::Tensor& x, const at::Tensor& y) { return without_choice(ffn, k, x, y); });
     }
     share.begin(b);
-    one.left_out = measure(model, blocks, b, batches, found.held_out, interventions, std::ref(share));
+    one.left_out =
+        measure_interventions(model, blocks, b, batches, found.held_out, interventions, std::ref(share));
     one.left_out.resize(static_cast<std::size_t>(experts));
     found.ffns.push_back(std::move(one));
   }

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "analysis/specialisation.h"
+#include "observe/expert_preferences.h"
 #include "observe/ffn_tokens.h"
 #include "observe/fused_sets.h"
 
@@ -16,26 +16,21 @@ namespace exfusion {
 // [tokens, N]: s_k(t) = -d loss(t)/d eps for W <- W + eps D_k, D [N, …] in the order of kFfnTensors.
 at::Tensor direction_scores(const FfnTokens& tokens, const FfnTensors& directions);
 
-// [tokens] int64: the expert with the highest score, or -1 where the highest is shared.
-at::Tensor preferred_experts(const at::Tensor& scores);
-
 // N random directions: signs with the norm of each of `offsets`' tensors, less their sum weighted by a, as
 // the offsets are. A function of (repetition, block).
 FfnTensors random_directions(const FfnTensors& offsets, std::span<const double> a, std::uint32_t repetition,
                              std::int64_t block);
 
-// Over B batches, N experts, C classes. Means and NMI are NaN without tokens.
-struct VirtualScores {
-  VirtualScores(std::int64_t batches, std::int64_t experts, std::int64_t classes);
-  std::vector<double> tokens, ties;       // [B]: looked at; of these without a preferred expert
-  std::vector<double> load;               // [B, N]: tokens that prefer the expert
-  std::vector<double> score;              // [B, N]: sums of s_k
-  std::vector<double> table;              // [N, C]: tokens of the class that prefer the expert
-  std::vector<double> class_tokens;       // [C]
-  std::vector<double> class_score;        // [N, C]: S_k(c), mean of s_k over the class
-  double nmi = 0.0, nmi_corrected = 0.0;  // of `table`: I / sqrt(H H), and with Miller and Madow's I
-  analysis::NullComparison shuffle;       // nmi when images swap their classes
-  analysis::NullComparison random;        // nmi of a sample of tokens against that of random directions
+// Prices c_k = dL/da_k = <G, W_k> of held-out images, L the mean cross entropy: what a little more weight of
+// expert k costs. NaN without images.
+struct HeldOutPrices {
+  HeldOutPrices(std::int64_t batches, std::int64_t experts);
+  std::vector<double> sum;          // [B, N]: over the images of the batch
+  std::vector<double> images;       // [B]
+  std::vector<double> price;        // [N]: mean over images
+  std::vector<double> price_error;  // [N]: of c_k - sum_j a_j c_j, standard error over batches
+  std::vector<double> saliency;  // [N]: -a_k c_k, the loss that dropping the expert adds to first order where
+                                 // nothing takes its share
 };
 
 // Adds batches up, one fused set.
@@ -45,17 +40,20 @@ class VirtualScoreSums {
   VirtualScoreSums(const FusedSet& set, std::int64_t batches, std::int64_t classes);
   void add(const FfnTokens& tokens);
   VirtualScores finish() const;
-  bool empty() const { return next_ == 0; }
+  HeldOutPrices prices() const;
+  bool empty() const { return sums_.added() == 0; }
   FfnTokens sample() const { return stacked(sampled_); }  // up to kSampledTokens of the tokens so far
 
  private:
   static constexpr std::int64_t kSampledTokens = 256;
+  TokenScores scores(const FfnTokens& tokens, const FfnTensors& directions) const;
+
   const FusedSet& set_;
   FfnTensors offsets_;
-  VirtualScores sums_;
-  std::int64_t batches_, classes_, next_ = 0, images_ = 0;  // images: so far
+  HeldOutPrices prices_;
+  PreferenceSums sums_;
+  std::int64_t batches_;
   std::vector<FfnTokens> sampled_;
-  std::vector<at::Tensor> preferred_, image_, label_;  // of all tokens, by batch
 };
 
 }  // namespace exfusion

@@ -25,6 +25,7 @@ struct VectorFfn {
     tokens.activated = tokens.activated.detach();
     tokens.delta1 = before.grad();
     tokens.delta2 = (y - target).detach();
+    tokens.growth = at::zeros({tokens.x.size(0)}, at::kDouble);
     tokens.label = tensor_of(setup["label"]).to(at::kLong);
     tokens.image = at::arange(tokens.size());
   }
@@ -172,8 +173,13 @@ struct Planted {
     const at::Tensor target = at::matmul(maps.index_select(0, label), x.unsqueeze(2)).squeeze(2) +
                               0.5 * at::randn({count, 8}, generator, at::kDouble);
     const at::Tensor shown = shuffled ? at::randint(4, {count}, generator, at::kLong) : label;
-    const FfnTokens tokens{
-        x, x, at::zeros_like(x), at::mm(x, experts.mean(0).t()) - target, at::arange(count), shown};
+    const FfnTokens tokens{x,
+                           x,
+                           at::zeros_like(x),
+                           at::mm(x, experts.mean(0).t()) - target,
+                           at::zeros({count}),
+                           at::arange(count),
+                           shown};
     VirtualScoreSums sums(set, 1, 4);
     sums.add(tokens);
     return sums.finish();

@@ -178,7 +178,7 @@ def test_a_fused_expert_left_out_or_alone_costs_what_pytorch_says(reports, runs)
             assert layer["knock_out"]["loss"][k] == pytest.approx(left_out.mean(), abs=1e-5)
             assert layer["alone"]["loss"][k] == pytest.approx(with_tensors(lambda whole, one: one).mean(), abs=1e-5)
         assert len(layer["random_step"]["loss"]) == 20
-        assert {"a", "share", "offset_norm", "virtual_load", "first_order"} == set(layer["rank_correlations"])
+        assert {"a", "share", "offset_norm", "virtual_load", "first_order", "alpha_saliency"} == set(layer["rank_correlations"])
     everywhere = [image_losses(w, images, labels, lambda i, x: mlp(x, *(experts[f"blocks.{i}.mlp.{name}"][k] for name in names)))[0] - base
                   for k in range(3)]
     assert reports["memory"]["model"]["alone"]["loss"] == pytest.approx([one.mean() for one in everywhere], abs=1e-5)
