@@ -8,7 +8,6 @@
 
 #include "analysis/imbalance.h"
 #include "analysis/layer_congestion.h"
-#include "observe/lens.h"
 #include "observe/topk_dynamics.h"
 
 namespace exfusion {
@@ -166,11 +165,10 @@ void add_lens(const LensLayer& found, const ObservationSize& size, Columns& colu
   columns.many("label_single", {size.classes}, found.label_single);
 }
 
-std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet>& sets,
-                                        const std::vector<HeldOutBatch>& batches, const TopkObservation& of,
-                                        const ObservationSize& size) {
-  const std::vector<LensLayer> layers =
-      batches.empty() ? std::vector<LensLayer>() : observe_lens(model, sets, batches, size.classes);
+std::vector<ObservedGroup> lens_columns(const std::vector<FusedSet>& sets, const RoutingSeen& found,
+                                        bool seen, const ObservationSize& size) {
+  const TopkObservation& of = found.routing;
+  const std::vector<LensLayer>& layers = found.lens;
   std::set<std::int64_t> blocks;
   for (const FusedSet& one : sets) blocks.insert(one.block);
   for (const analysis::TraceLayer& one : of.trace.layers) blocks.insert(one.layer);
@@ -181,16 +179,15 @@ std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet
     Columns columns(layer_path("lens", block), layer != layers.end());
     add_lens(layer != layers.end() ? *layer : LensLayer{}, size, columns);
     if (traced != of.trace.layers.end())
-      add_specialisation(of, static_cast<std::size_t>(traced - of.trace.layers.begin()), size,
-                         !batches.empty(), columns);
+      add_specialisation(of, static_cast<std::size_t>(traced - of.trace.layers.begin()), size, seen, columns);
     groups.push_back(columns.finished());
   }
   if (of.trace.layers.empty()) return groups;
-  const GateSweep sweep = batches.empty() ? GateSweep{} : observe_gate_sweep(model, batches);
+  const GateSweep& sweep = found.gates;
   const auto values = [](const std::vector<SweepPoint>& points, double SweepPoint::*of_point) {
-    std::vector<double> found;
-    for (const SweepPoint& point : points) found.push_back(point.*of_point);
-    return found;
+    std::vector<double> column;
+    for (const SweepPoint& point : points) column.push_back(point.*of_point);
+    return column;
   };
   const auto k = static_cast<std::int64_t>(of.trace.top_k);
   Columns columns("lens/gates", true);
@@ -204,24 +201,22 @@ std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet
 
 }  // namespace
 
-std::vector<ObservedGroup> topk_columns(Model& model, const std::vector<FusedSet>& sets,
-                                        const std::vector<HeldOutBatch>& batches,
-                                        const AnalysisConfig& config, const ObservationSize& size) {
-  const bool seen = !batches.empty(), load = config.wants("load"), scores = config.wants("scores");
-  const bool congestion = config.wants("congestion"), lens = config.wants("lens");
-  if (!load && !congestion && !lens && !scores) return {};
-  const TopkObservation of = observe_topk(model, batches, size.classes, scores);
+std::vector<ObservedGroup> topk_columns(const Model& model, const std::vector<FusedSet>& sets,
+                                        const RoutingSeen& found, bool seen, const AnalysisConfig& config,
+                                        const ObservationSize& size) {
+  const TopkObservation& of = found.routing;
+  const bool load = config.wants("load");
   std::vector<ExpertRedundancy> redundancy(of.trace.layers.size());
   if (seen && load) redundancy = expert_redundancy(model, of.trace);
   std::vector<ObservedGroup> groups;
   for (std::size_t l = 0; l < of.trace.layers.size(); ++l) {
     if (load) groups.push_back(load_columns(of, l, redundancy[l], size, seen));
-    if (congestion) groups.push_back(congestion_columns(of.trace, of.trace.layers[l], size, seen));
-    if (scores) groups.push_back(score_columns(of, l, size));
+    if (config.wants("congestion"))
+      groups.push_back(congestion_columns(of.trace, of.trace.layers[l], size, seen));
+    if (config.wants("scores")) groups.push_back(score_columns(of, l, size));
   }
-  if (!lens) return groups;
-  for (ObservedGroup& group : lens_columns(model, sets, batches, of, size))
-    groups.push_back(std::move(group));
+  if (!config.wants("lens")) return groups;
+  for (ObservedGroup& group : lens_columns(sets, found, seen, size)) groups.push_back(std::move(group));
   return groups;
 }
 

@@ -32,7 +32,7 @@ struct TopkDynamics {
 TopkDynamics topk_dynamics(const TopkObservation& of, std::size_t layer,
                            const std::vector<std::uint32_t>& earlier);
 
-// All experts of a layer on 1024 to 2048 of the trace's sampled tokens, or all if there are fewer.
+// All experts of a layer on 512 to 1024 of the trace's sampled tokens, or all if there are fewer.
 struct ExpertRedundancy {
   // sqrt(sum over tokens of mean_k norm(f_k - mean f)^2 / sum of norm(y)^2), y the layer's output; copies: 0
   double functional_diversity = 0.0;

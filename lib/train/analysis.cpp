@@ -39,10 +39,10 @@ void analyse_step(Run& run, MetricsLog& metrics) {
   const auto start = std::chrono::steady_clock::now();
   const AnalysisConfig& config = run.config.analysis;
   const ObservationSize size = size_of(run);
-  const auto batches =
-      held_out_batches(held_out(run), run.config.data, size.classes, size.batches, config.batch);
+  if (run.held_out.empty())
+    run.held_out = held_out_batches(held_out(run), run.config.data, size.classes, size.batches, config.batch);
   const auto sets = fused_sets(*run.state.model, run.state.banks);
-  metrics.analysis(run.state.step, observe_model(*run.state.model, sets, batches, config, size));
+  metrics.analysis(run.state.step, observe_model(*run.state.model, sets, run.held_out, config, size));
   run.analysis_seconds += seconds_since(start);
 }
 
