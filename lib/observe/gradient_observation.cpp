@@ -33,7 +33,9 @@ std::vector<BlockShape> observed_shapes(const Model& model) {
 }
 
 // Empty where they would not fit into memory.
-std::vector<ClassGradients> class_gradients(const std::vector<BlockShape>& shapes, std::int64_t classes) {
+// Whether they fit does not depend on the number of ranks.
+std::map<std::int64_t, ClassGradients> class_gradients(const std::vector<BlockShape>& shapes,
+                                                       std::int64_t classes, const BlockShare& share) {
   double bytes = 0.0;
   for (const BlockShape& one : shapes)
     bytes += ClassGradients::bytes(classes, one.parts, one.dim, one.hidden);
@@ -41,8 +43,9 @@ std::vector<ClassGradients> class_gradients(const std::vector<BlockShape>& shape
     log_warning("analysis: no kappa: the gradients of {} classes would take {:.1f} GB", classes, bytes / 1e9);
     return {};
   }
-  std::vector<ClassGradients> gradients;
-  for (const BlockShape& one : shapes) gradients.emplace_back(classes, one.parts, one.dim, one.hidden);
+  std::map<std::int64_t, ClassGradients> gradients;
+  for (const BlockShape& one : shapes)
+    if (share.has(one.block)) gradients.try_emplace(one.block, classes, one.parts, one.dim, one.hidden);
   return gradients;
 }
 
@@ -61,26 +64,28 @@ FusedObservation observed(const FusedSet& set, const VirtualScoreSums& sums) {
 }  // namespace
 
 GradientsSeen::GradientsSeen(const Model& model, const std::vector<FusedSet>& sets, std::int64_t most_batches,
-                             std::int64_t classes)
-    : sets_(sets), classes_(classes), shapes_(observed_shapes(model)) {
+                             std::int64_t classes, const BlockShare& share)
+    : sets_(sets), classes_(classes), share_(share), shapes_(observed_shapes(model)) {
   for (const FusedSet& set : sets) scores_.emplace_back(set, most_batches, classes);
 }
 
 void GradientsSeen::add(const ModelPass& pass, const HeldOutBatch& batch) {
-  if (!std::exchange(started_, true)) gradients_ = class_gradients(shapes_, classes_);
-  for (std::size_t i = 0; i < gradients_.size(); ++i) gradients_[i].add(pass.blocks[i].tokens, batch.labels);
+  if (!std::exchange(started_, true)) gradients_ = class_gradients(shapes_, classes_, share_);
+  for (auto& [block, gradients] : gradients_) gradients.add(pass.of_block(block).tokens, batch.labels);
   for (std::size_t i = 0; i < sets_.size(); ++i) {
-    if (sets_[i].whole()) scores_[i].add(pass.of_block(sets_[i].block).tokens.parts.front());
+    if (sets_[i].whole() && share_.has(sets_[i].block))
+      scores_[i].add(pass.of_block(sets_[i].block).tokens.parts.front());
   }
 }
 
 GradientObservation GradientsSeen::finish() const {
   GradientObservation result;
   for (std::size_t i = 0; i < sets_.size(); ++i) result.fused.push_back(observed(sets_[i], scores_[i]));
-  for (std::size_t i = 0; i < shapes_.size(); ++i)
-    result.interference.push_back({shapes_[i].block, i < gradients_.size()
-                                                         ? gradients_[i].finish()
-                                                         : Interference(classes_, shapes_[i].parts)});
+  for (const BlockShape& one : shapes_) {
+    const auto found = gradients_.find(one.block);
+    result.interference.push_back(
+        {one.block, found != gradients_.end() ? found->second.finish() : Interference(classes_, one.parts)});
+  }
   return result;
 }
 

@@ -1,8 +1,10 @@
 // What held-out images say about a model's FFNs through their gradients.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <vector>
 
+#include "observe/block_share.h"
 #include "observe/fused_functions.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
@@ -39,17 +41,19 @@ struct GradientObservation {
 class GradientsSeen {
  public:
   // `most_batches`: B of the results, at least as many as there will be batches. `sets` must outlive it.
+  // Blocks that are not in `share` are as without batches.
   GradientsSeen(const Model& model, const std::vector<FusedSet>& sets, std::int64_t most_batches,
-                std::int64_t classes);
+                std::int64_t classes, const BlockShare& share = {});
   void add(const ModelPass& pass, const HeldOutBatch& batch);
   GradientObservation finish() const;  // without batches: the results' shapes, with NaN
 
  private:
   const std::vector<FusedSet>& sets_;
   std::int64_t classes_;
+  BlockShare share_;
   std::vector<BlockShape> shapes_;
-  std::vector<VirtualScoreSums> scores_;   // of the sets
-  std::vector<ClassGradients> gradients_;  // of the shapes, from the first batch on; empty: too large
+  std::vector<VirtualScoreSums> scores_;              // of the sets
+  std::map<std::int64_t, ClassGradients> gradients_;  // by block, from the first batch on; empty: too large
   bool started_ = false;
 };
 

@@ -189,13 +189,15 @@ LensCosine lens_cosine(const LensTokens& tokens) {
           mean_cosine(tokens.stream + tokens.single, tokens.stream + tokens.ensemble)};
 }
 
-LensSeen::LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes)
+LensSeen::LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes,
+                   const BlockShare& share)
     : model_(model), sets_(sets) {
   const std::vector<std::shared_ptr<Block>> blocks = find_blocks(model);
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const auto block = static_cast<std::int64_t>(i);
     const bool topk = dynamic_cast<const TopkFfn*>(blocks[i]->ffn().get()) != nullptr;
-    if (topk || whole_set(sets, block)) layers_.push_back(empty_layer(block, !topk, classes));
+    if (share.has(block) && (topk || whole_set(sets, block)))
+      layers_.push_back(empty_layer(block, !topk, classes));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "observe/block_share.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
 #include "observe/model_pass.h"
@@ -48,10 +49,11 @@ struct LensLayer {
 };
 
 // Adds the passes of batches up, in their order: of every block with a top-k FFN or one of these sets that is
-// whole. Model and sets must outlive it.
+// whole, if it is in `share`. Model and sets must outlive it.
 class LensSeen {
  public:
-  LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes);
+  LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes,
+           const BlockShare& share = {});
   void add(const ModelPass& pass, const HeldOutBatch& batch);
   bool empty() const { return layers_.empty(); }  // no such block
   std::vector<LensLayer> finish() const;

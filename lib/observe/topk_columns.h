@@ -15,10 +15,10 @@ struct RoutingSeen {
   GateSweep gates;
 };
 
-// As observe_model, for these groups; without `seen` batches their shapes, with NaN. Estimates without
-// intervals: resampling is exfusion-analyze's.
+// As observe_model, for these groups; of layers of which nothing was seen their shapes, with NaN. Estimates
+// without intervals: resampling is exfusion-analyze's.
 std::vector<ObservedGroup> topk_columns(const Model& model, const std::vector<FusedSet>& sets,
-                                        const RoutingSeen& found, bool seen, const AnalysisConfig& config,
+                                        const RoutingSeen& found, const AnalysisConfig& config,
                                         const ObservationSize& size);
 
 }  // namespace exfusion

@@ -170,6 +170,10 @@ std::vector<ExpertRedundancy> expert_redundancy(const Model& model, const analys
     const auto ffn =
         std::dynamic_pointer_cast<TopkFfn>(blocks.at(static_cast<std::size_t>(layer.layer))->ffn());
     const auto sampled = static_cast<std::int64_t>(layer.sampled());
+    if (sampled == 0) {
+      found.emplace_back();
+      continue;
+    }
     const at::Tensor all = at::tensor(layer.hidden, at::kFloat).view({sampled, -1});
     const at::Tensor x =
         all.slice(0, 0, sampled, std::max<std::int64_t>(1, (sampled + kCommonTokens - 1) / kCommonTokens));

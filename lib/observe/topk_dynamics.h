@@ -41,7 +41,7 @@ struct ExpertRedundancy {
   std::vector<double> offset_cosine;  // [M, M], of the differences from the mean expert, which hide nothing
                                       // behind a common part. Unrelated experts: -1 / (M - 1). Copies: NaN
 };
-// Of each layer of the trace that observe_topk made of `model`.
+// Of each layer of the trace that observe_topk made of `model`; of one without a sample nothing.
 std::vector<ExpertRedundancy> expert_redundancy(const Model& model, const analysis::Trace& trace);
 
 }  // namespace exfusion

@@ -178,8 +178,8 @@ at::Tensor renormalised_damage(const at::Tensor& outputs, const at::Tensor& gate
   return at::where(others > 0.0, gates / others * distance, at::zeros_like(distance));
 }
 
-TopkSeen::TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes)
-    : batches_(batches), classes_(classes) {
+TopkSeen::TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes, const BlockShare& share)
+    : share_(share), batches_(batches), classes_(classes) {
   const std::vector<TopkBlock> blocks = topk_blocks(find_blocks(model));
   if (blocks.empty()) return;
   const FfnConfig& config = blocks[0].ffn->config();
@@ -193,6 +193,7 @@ void TopkSeen::add(const ModelPass& pass, const HeldOutBatch& held_out) {
   const at::NoGradGuard no_grad;
   for (std::size_t l = 0; l < found_.trace.layers.size(); ++l) {
     TraceLayer& layer = found_.trace.layers[l];
+    if (!share_.has(layer.layer)) continue;
     const BlockPass& one = pass.of_block(layer.layer);
     const Batch batch = describe(held_out, one.router_logits.size(0), next_, batches_, images_);
     add_routed(one, batch, found_.trace.experts, static_cast<std::size_t>(classes_), layer, found_.sums[l]);

@@ -11,6 +11,7 @@
 #include "analysis/trace.h"
 #include "nn/block.h"
 #include "nn/topk_ffn.h"
+#include "observe/block_share.h"
 #include "observe/held_out.h"
 #include "observe/model_pass.h"
 
@@ -47,14 +48,15 @@ inline constexpr std::int64_t kSampledTokens = 4096;  // at most, over all batch
 // Adds the passes of batches up, in their order. Labels must lie in 0 .. classes - 1.
 class TopkSeen {
  public:
-  // `batches`: how many there will be; so many share the sample.
-  TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes);
+  // `batches`: how many there will be; so many share the sample. Layers that are not in `share` stay empty.
+  TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes, const BlockShare& share = {});
   void add(const ModelPass& pass, const HeldOutBatch& batch);
   bool empty() const { return found_.trace.layers.empty(); }  // no top-k blocks
   const TopkObservation& found() const { return found_; }
 
  private:
   TopkObservation found_;
+  BlockShare share_;
   std::int64_t batches_, classes_, next_ = 0, images_ = 0;  // images: so far
 };
 
