@@ -4,6 +4,7 @@
 #include <cmath>
 #include <deque>
 #include <optional>
+#include <utility>
 
 #include "core/log.h"
 #include "nn/block.h"
@@ -14,10 +15,6 @@ namespace exfusion {
 namespace {
 
 constexpr double kMostGradientBytes = 1e9;  // of the class gradients of all blocks
-
-struct BlockShape {
-  std::int64_t block, parts, dim, hidden;
-};
 
 std::vector<BlockShape> observed_shapes(const Model& model) {
   std::vector<BlockShape> shapes;
@@ -36,7 +33,9 @@ std::vector<BlockShape> observed_shapes(const Model& model) {
 }
 
 // Empty where they would not fit into memory.
-std::vector<ClassGradients> class_gradients(const std::vector<BlockShape>& shapes, std::int64_t classes) {
+// Whether they fit does not depend on the number of ranks.
+std::map<std::int64_t, ClassGradients> class_gradients(const std::vector<BlockShape>& shapes,
+                                                       std::int64_t classes, const BlockShare& share) {
   double bytes = 0.0;
   for (const BlockShape& one : shapes)
     bytes += ClassGradients::bytes(classes, one.parts, one.dim, one.hidden);
@@ -44,8 +43,9 @@ std::vector<ClassGradients> class_gradients(const std::vector<BlockShape>& shape
     log_warning("analysis: no kappa: the gradients of {} classes would take {:.1f} GB", classes, bytes / 1e9);
     return {};
   }
-  std::vector<ClassGradients> gradients;
-  for (const BlockShape& one : shapes) gradients.emplace_back(classes, one.parts, one.dim, one.hidden);
+  std::map<std::int64_t, ClassGradients> gradients;
+  for (const BlockShape& one : shapes)
+    if (share.has(one.block)) gradients.try_emplace(one.block, classes, one.parts, one.dim, one.hidden);
   return gradients;
 }
 
@@ -64,29 +64,29 @@ FusedObservation observed(const FusedSet& set, const VirtualScoreSums& sums) {
 
 }  // namespace
 
-GradientObservation observe_gradients(Model& model, const std::vector<FusedSet>& sets,
-                                      const std::vector<HeldOutBatch>& batches, std::int64_t most_batches,
-                                      std::int64_t classes) {
-  const std::vector<BlockShape> shapes = observed_shapes(model);
-  GradientObservation result;
-  std::vector<VirtualScoreSums> sums;
-  for (const FusedSet& set : sets) sums.emplace_back(set, most_batches, classes);
-  std::vector<ClassGradients> gradients;
-  if (!batches.empty()) gradients = class_gradients(shapes, classes);
-  for (const HeldOutBatch& batch : batches) {
-    const std::vector<BlockTokens> blocks = observe_tokens(model, batch);
-    for (std::size_t i = 0; i < gradients.size(); ++i) gradients[i].add(blocks[i], batch.labels);
-    for (std::size_t i = 0; i < sets.size(); ++i) {
-      if (!sets[i].whole()) continue;
-      const auto block = std::ranges::find(blocks, sets[i].block, &BlockTokens::block);
-      sums[i].add(block->parts.front());
-    }
+GradientsSeen::GradientsSeen(const Model& model, const std::vector<FusedSet>& sets, std::int64_t most_batches,
+                             std::int64_t classes, const BlockShare& share)
+    : sets_(sets), classes_(classes), share_(share), shapes_(observed_shapes(model)) {
+  for (const FusedSet& set : sets) scores_.emplace_back(set, most_batches, classes);
+}
+
+void GradientsSeen::add(const ModelPass& pass, const HeldOutBatch& batch) {
+  if (!std::exchange(started_, true)) gradients_ = class_gradients(shapes_, classes_, share_);
+  for (auto& [block, gradients] : gradients_) gradients.add(pass.of_block(block).tokens, batch.labels);
+  for (std::size_t i = 0; i < sets_.size(); ++i) {
+    if (sets_[i].whole() && share_.has(sets_[i].block))
+      scores_[i].add(pass.of_block(sets_[i].block).tokens.parts.front());
   }
-  for (std::size_t i = 0; i < sets.size(); ++i) result.fused.push_back(observed(sets[i], sums[i]));
-  for (std::size_t i = 0; i < shapes.size(); ++i)
-    result.interference.push_back({shapes[i].block, i < gradients.size()
-                                                        ? gradients[i].finish()
-                                                        : Interference(classes, shapes[i].parts)});
+}
+
+GradientObservation GradientsSeen::finish() const {
+  GradientObservation result;
+  for (std::size_t i = 0; i < sets_.size(); ++i) result.fused.push_back(observed(sets_[i], scores_[i]));
+  for (const BlockShape& one : shapes_) {
+    const auto found = gradients_.find(one.block);
+    result.interference.push_back(
+        {one.block, found != gradients_.end() ? found->second.finish() : Interference(classes_, one.parts)});
+  }
   return result;
 }
 

@@ -27,23 +27,22 @@ TopkFfn::Routing by_gate(TopkFfn::Routing routing) {
   return routing;
 }
 
-LensTokens topk_tokens(const TopkFfn& ffn, const at::Tensor& x, const at::Tensor& stream) {
-  const at::Tensor rows = rows_of(x);
-  const TopkFfn::Routing routing = by_gate(ffn.route(ffn.router_logits(rows)));
-  const at::Tensor outputs = ffn.outputs(rows, routing.chosen).to(at::kDouble);
-  const at::Tensor gates = routing.gates.to(at::kDouble);
-  return {outputs.select(1, 0), (outputs * gates.unsqueeze(-1)).sum(1), rows_of(stream).to(at::kDouble),
+LensTokens topk_tokens(const BlockPass& pass) {
+  const at::Tensor order = pass.routing.gates.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true);
+  const at::Tensor gates = pass.routing.gates.gather(1, order).to(at::kDouble);
+  const at::Tensor outputs =
+      pass.outputs.gather(1, order.unsqueeze(-1).expand_as(pass.outputs)).to(at::kDouble);
+  return {outputs.select(1, 0), (outputs * gates.unsqueeze(-1)).sum(1), rows_of(pass.stream).to(at::kDouble),
           outputs.norm(2, -1), gates};
 }
 
-LensTokens fused_tokens(const FusedSet& set, const at::Tensor& y, const at::Tensor& x,
-                        const at::Tensor& stream) {
+LensTokens fused_tokens(const FusedSet& set, const BlockPass& pass) {
   const auto best = static_cast<std::size_t>(std::ranges::max_element(set.a) - set.a.begin());
   std::vector<std::size_t> order(set.a.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::swap(order[0], order[best]);
-  const at::Tensor rows = rows_of(x);
-  LensTokens found{{}, rows_of(y).to(at::kDouble), rows_of(stream).to(at::kDouble), {}, {}};
+  const at::Tensor rows = rows_of(pass.x);
+  LensTokens found{{}, rows_of(pass.y).to(at::kDouble), rows_of(pass.stream).to(at::kDouble), {}, {}};
   std::vector<at::Tensor> norms;
   std::vector<double> weights;
   for (const std::size_t k : order) {
@@ -130,6 +129,12 @@ void divide(LensLayer& layer) {
   }
 }
 
+const FusedSet* whole_set(const std::vector<FusedSet>& sets, std::int64_t block) {
+  const auto found =
+      std::ranges::find_if(sets, [block](const FusedSet& one) { return one.block == block && one.whole(); });
+  return found == sets.end() ? nullptr : &*found;
+}
+
 LensLayer empty_layer(std::int64_t block, bool fused, std::int64_t classes) {
   LensLayer layer;
   layer.block = block;
@@ -139,8 +144,7 @@ LensLayer empty_layer(std::int64_t block, bool fused, std::int64_t classes) {
   return layer;
 }
 
-SweepPoint swept(Model& model, const std::vector<TopkBlock>& blocks, const std::vector<HeldOutBatch>& batches,
-                 std::int64_t experts, bool renormalise) {
+void keep_largest(const std::vector<TopkBlock>& blocks, std::int64_t experts, bool renormalise) {
   for (const TopkBlock& block : blocks) {
     block.block->observe_ffn([&ffn = *block.ffn, experts, renormalise](const at::Tensor& x,
                                                                        const at::Tensor&) {
@@ -151,16 +155,20 @@ SweepPoint swept(Model& model, const std::vector<TopkBlock>& blocks, const std::
       routing.gates = routing.gates.narrow(1, 0, experts);
       if (renormalise)
         routing.gates = routing.gates * (before / routing.gates.sum(1, /*keepdim=*/true).clamp_min(1e-20));
-      return ffn.combine(rows, routing).view(x.sizes());
+      return (expert_outputs(ffn, rows, routing.chosen) * routing.gates.unsqueeze(-1)).sum(1).view(x.sizes());
     });
   }
+}
+
+SweepPoint scored(std::int64_t experts, const std::vector<at::Tensor>& logits,
+                  const std::vector<HeldOutBatch>& batches) {
   SweepPoint point{.experts = experts};
   double images = 0.0;
-  for (const HeldOutBatch& batch : batches) {
-    const at::Tensor logits = model.forward(batch.images, {}).to(at::kDouble);
-    images += static_cast<double>(batch.labels.size(0));
-    point.loss += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
-    point.accuracy += logits.argmax(1).eq(batch.labels).sum().item<double>();
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const at::Tensor wide = logits[b].to(at::kDouble), &labels = batches[b].labels;
+    images += static_cast<double>(labels.size(0));
+    point.loss += at::cross_entropy_loss(wide, labels, {}, at::Reduction::Sum).item<double>();
+    point.accuracy += wide.argmax(1).eq(labels).sum().item<double>();
   }
   point.loss /= images;
   point.accuracy /= images;
@@ -181,46 +189,65 @@ LensCosine lens_cosine(const LensTokens& tokens) {
           mean_cosine(tokens.stream + tokens.single, tokens.stream + tokens.ensemble)};
 }
 
-std::vector<LensLayer> observe_lens(Model& model, const std::vector<FusedSet>& sets,
-                                    const std::vector<HeldOutBatch>& batches, std::int64_t classes) {
-  const at::NoGradGuard no_grad;
-  const ObservedBlocks observed(model);
-  std::vector<LensLayer> layers;
-  std::uint32_t batch = 0;
-  for (std::size_t i = 0; i < observed.blocks().size(); ++i) {
-    const auto number = static_cast<std::int64_t>(i);
-    const std::shared_ptr<FeedForward>& ffn = observed.blocks()[i]->ffn();
-    const auto topk = std::dynamic_pointer_cast<TopkFfn>(ffn);
-    const auto set =
-        std::ranges::find_if(sets, [&](const FusedSet& one) { return one.block == number && one.whole(); });
-    if (!topk && set == sets.end()) continue;
-    layers.push_back(empty_layer(number, !topk, classes));
-    observed.blocks()[i]->observe_ffn(
-        [&, ffn, topk, set, l = layers.size() - 1](const at::Tensor& x, const at::Tensor& stream) {
-          const LensTokens tokens =
-              topk ? topk_tokens(*topk, x, stream) : fused_tokens(*set, ffn->forward(x), x, stream);
-          add_tokens(tokens, batch, layers[l]);
-          add_logit_lens(model, tokens, stream, batches[batch].labels, layers[l]);
-          return tokens.ensemble.to(x.scalar_type()).view(x.sizes());
-        });
+LensSeen::LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes,
+                   const BlockShare& share)
+    : model_(model), sets_(sets) {
+  const std::vector<std::shared_ptr<Block>> blocks = find_blocks(model);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto block = static_cast<std::int64_t>(i);
+    const bool topk = dynamic_cast<const TopkFfn*>(blocks[i]->ffn().get()) != nullptr;
+    if (share.has(block) && (topk || whole_set(sets, block)))
+      layers_.push_back(empty_layer(block, !topk, classes));
   }
-  if (layers.empty()) return layers;
-  for (; batch < batches.size(); ++batch) model.forward(batches[batch].images, {});
+}
+
+void LensSeen::add(const ModelPass& pass, const HeldOutBatch& batch) {
+  const at::NoGradGuard no_grad;
+  const ObservedBlocks evaluating(model_);
+  for (LensLayer& layer : layers_) {
+    const BlockPass& ffn = pass.of_block(layer.block);
+    const LensTokens tokens =
+        layer.fused ? fused_tokens(*whole_set(sets_, layer.block), ffn) : topk_tokens(ffn);
+    add_tokens(tokens, next_, layer);
+    add_logit_lens(model_, tokens, ffn.stream, batch.labels, layer);
+  }
+  ++next_;
+}
+
+std::vector<LensLayer> LensSeen::finish() const {
+  std::vector<LensLayer> layers = layers_;
   for (LensLayer& layer : layers) divide(layer);
   return layers;
 }
 
-GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batches) {
+std::vector<LensLayer> observe_lens(Model& model, const std::vector<FusedSet>& sets,
+                                    const std::vector<HeldOutBatch>& batches, std::int64_t classes) {
+  LensSeen seen(model, sets, classes);
+  if (seen.empty()) return {};
+  for (const HeldOutBatch& batch : batches) seen.add(pass_through(model, batch, /*gradients=*/false), batch);
+  return seen.finish();
+}
+
+GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batches,
+                             const std::vector<at::Tensor>& logits) {
   const at::NoGradGuard no_grad;
   const ObservedBlocks observed(model);
   const std::vector<TopkBlock> blocks = topk_blocks(observed.blocks());
   GateSweep found;
   if (blocks.empty()) return found;
   const std::int64_t all = blocks[0].ffn->config().top_k;
-  for (std::int64_t k = 1; k <= all; ++k) {
-    found.as_is.push_back(swept(model, blocks, batches, k, false));
-    found.renormalised.push_back(k < all ? swept(model, blocks, batches, k, true) : found.as_is.back());
+  const auto swept = [&](std::int64_t experts, bool renormalise) {
+    keep_largest(blocks, experts, renormalise);
+    std::vector<at::Tensor> answers;
+    for (const HeldOutBatch& batch : batches) answers.push_back(model.forward(batch.images, {}));
+    return scored(experts, answers, batches);
+  };
+  for (std::int64_t k = 1; k < all; ++k) {
+    found.as_is.push_back(swept(k, false));
+    found.renormalised.push_back(swept(k, true));
   }
+  found.as_is.push_back(logits.empty() ? swept(all, false) : scored(all, logits, batches));
+  found.renormalised.push_back(found.as_is.back());
   return found;
 }
 

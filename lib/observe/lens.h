@@ -9,12 +9,12 @@
 #include <span>
 #include <vector>
 
+#include "observe/block_share.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
+#include "observe/model_pass.h"
 
 namespace exfusion {
-
-class Model;
 
 // Cosines of the single expert's output f with y, means over tokens: without the residual, and of u + f with
 // u + y, which a large u brings near 1 whatever the experts do.
@@ -48,7 +48,22 @@ struct LensLayer {
   std::vector<double> images, label_ensemble, label_single;
 };
 
-// Of every block with a top-k FFN or one of these sets that is whole; one forward pass over the batches.
+// Adds the passes of batches up, in their order: of every block with a top-k FFN or one of these sets that is
+// whole, if it is in `share`. Model and sets must outlive it.
+class LensSeen {
+ public:
+  LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t classes,
+           const BlockShare& share = {});
+  void add(const ModelPass& pass, const HeldOutBatch& batch);
+  bool empty() const { return layers_.empty(); }  // no such block
+  std::vector<LensLayer> finish() const;
+
+ private:
+  Model& model_;
+  const std::vector<FusedSet>& sets_;
+  std::vector<LensLayer> layers_;
+  std::uint32_t next_ = 0;
+};
 std::vector<LensLayer> observe_lens(Model& model, const std::vector<FusedSet>& sets,
                                     const std::vector<HeldOutBatch>& batches, std::int64_t classes);
 
@@ -62,7 +77,9 @@ struct GateSweep {
   std::vector<SweepPoint> as_is;         // k = 1 .. K, gates as they are: the layers' outputs shrink too
   std::vector<SweepPoint> renormalised;  // gates scaled to the sum that they had
 };
-// 2 K - 1 forward passes over the batches; empty for a model without top-k blocks.
-GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batches);
+// 2 K - 2 forward passes over the batches, and one more unless `logits`, what the model says as it is [n,
+// classes] for each batch, are given. Empty for a model without top-k blocks.
+GateSweep observe_gate_sweep(Model& model, const std::vector<HeldOutBatch>& batches,
+                             const std::vector<at::Tensor>& logits = {});
 
 }  // namespace exfusion

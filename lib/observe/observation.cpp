@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "observe/gradient_observation.h"
@@ -53,7 +54,8 @@ ObservedGroup fused_group(const FusedObservation& found, const FusedSet& set, co
            number("nmi_sample", value_of(scores.random.measured)),
            number("nmi_random_mean", value_of(scores.random.mean)),
            number("nmi_random_sd", value_of(scores.random.sd)),
-           headline("nmi_random_z", value_of(scores.random.z))}};
+           headline("nmi_random_z", value_of(scores.random.z))},
+          set.block};
 }
 
 ObservedGroup interference_group(const BlockInterference& one) {
@@ -62,7 +64,8 @@ ObservedGroup interference_group(const BlockInterference& one) {
              experts = static_cast<std::int64_t>(found.kappa_of_expert.size());
   ObservedGroup group{layer_path("interference", one.block),
                       {headline("kappa", found.kappa), number("kappa_biased", found.kappa_biased),
-                       numbers("class_gradient_norm", {classes}, found.class_norm)}};
+                       numbers("class_gradient_norm", {classes}, found.class_norm)},
+                      one.block};
   if (experts > 1) group.columns.push_back(numbers("kappa_of_expert", {experts}, found.kappa_of_expert));
   return group;
 }
@@ -85,15 +88,43 @@ std::string layer_path(const std::string& group, std::int64_t block) {
 
 std::vector<ObservedGroup> observe_model(Model& model, const std::vector<FusedSet>& sets,
                                          const std::vector<HeldOutBatch>& batches,
-                                         const AnalysisConfig& config, const ObservationSize& size) {
+                                         const AnalysisConfig& config, const ObservationSize& size,
+                                         const BlockShare& share) {
+  const bool fused = config.wants("fused"), lens = config.wants("lens"), scores = config.wants("scores");
+  const bool routing = lens || scores || config.wants("load") || config.wants("congestion");
+  std::optional<GradientsSeen> gradients_seen;
+  std::optional<TopkSeen> topk_seen;
+  std::optional<LensSeen> lens_seen;
+  if (fused) gradients_seen.emplace(model, sets, size.batches, size.classes, share);
+  if (routing) topk_seen.emplace(model, static_cast<std::int64_t>(batches.size()), size.classes, share);
+  if (lens) lens_seen.emplace(model, sets, size.classes, share);
+  if (topk_seen && topk_seen->empty()) topk_seen.reset();
+  if (lens_seen && lens_seen->empty()) lens_seen.reset();
+
+  std::vector<at::Tensor> logits;
+  for (const HeldOutBatch& batch : batches) {
+    if (!gradients_seen && !topk_seen && !lens_seen) break;
+    const ModelPass pass = pass_through(model, batch, fused || (topk_seen && scores));
+    if (gradients_seen) gradients_seen->add(pass, batch);
+    if (topk_seen) topk_seen->add(pass, batch);
+    if (lens_seen) lens_seen->add(pass, batch);
+    logits.push_back(pass.logits);
+  }
+
   std::vector<ObservedGroup> groups;
-  if (config.wants("fused")) {
-    const GradientObservation found = observe_gradients(model, sets, batches, size.batches, size.classes);
+  if (fused) {
+    const GradientObservation found = gradients_seen->finish();
     for (std::size_t i = 0; i < sets.size(); ++i)
       groups.push_back(fused_group(found.fused[i], sets[i], size));
     for (const BlockInterference& one : found.interference) groups.push_back(interference_group(one));
   }
-  for (ObservedGroup& group : topk_columns(model, sets, batches, config, size))
+  const bool seen = !batches.empty();
+  RoutingSeen found;
+  if (topk_seen) found.routing = topk_seen->found();
+  if (lens_seen && seen) found.lens = lens_seen->finish();
+  if (lens && topk_seen && seen && share.has(kWholeModel))
+    found.gates = observe_gate_sweep(model, batches, logits);
+  for (ObservedGroup& group : topk_columns(model, sets, found, config, size))
     groups.push_back(std::move(group));
   return groups;
 }

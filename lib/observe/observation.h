@@ -6,6 +6,7 @@
 
 #include "models/model.h"
 #include "observe/analysis_config.h"
+#include "observe/block_share.h"
 #include "observe/fused_sets.h"
 #include "observe/held_out.h"
 
@@ -20,6 +21,7 @@ struct ObservedColumn {
 struct ObservedGroup {
   std::string path;  // "fused/layer_000"
   std::vector<ObservedColumn> columns;
+  std::int64_t block = kWholeModel;  // whose FFN it is about
 };
 
 ObservedColumn headline(std::string name, double value);
@@ -29,12 +31,14 @@ std::string layer_path(const std::string& group, std::int64_t block);  // "fused
 
 // What the recipe asks for, of a model and its fused sets (none: a dense or sparse one), on `batches` of
 // which there will be `size.batches` at most. Given none at all, the same groups and shapes with NaN: what
-// files need to know beforehand. Deterministic; training goes on as if nothing had been.
+// files need to know beforehand. Of blocks that are not in `share` the same: other ranks see these.
+// Deterministic; training goes on as if nothing had been.
 struct ObservationSize {
   std::int64_t batches = 0, classes = 0;
 };
 std::vector<ObservedGroup> observe_model(Model& model, const std::vector<FusedSet>& sets,
                                          const std::vector<HeldOutBatch>& batches,
-                                         const AnalysisConfig& config, const ObservationSize& size);
+                                         const AnalysisConfig& config, const ObservationSize& size,
+                                         const BlockShare& share = {});
 
 }  // namespace exfusion

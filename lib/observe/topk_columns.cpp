@@ -8,7 +8,6 @@
 
 #include "analysis/imbalance.h"
 #include "analysis/layer_congestion.h"
-#include "observe/lens.h"
 #include "observe/topk_dynamics.h"
 
 namespace exfusion {
@@ -18,10 +17,16 @@ using analysis::Quantity;
 
 constexpr std::int64_t kStoredRoutes = 512;  // sampled tokens whose experts are written
 
+// Whether this rank looked at the layer, at any batch.
+bool seen_here(const analysis::TraceLayer& layer) {
+  return !layer.tokens.empty();
+}
+
 // Fills a group; without anything seen, with NaN.
 class Columns {
  public:
-  Columns(std::string path, bool seen) : group_{std::move(path), {}}, seen_(seen) {}
+  Columns(std::string path, std::int64_t block, bool seen)
+      : group_{std::move(path), {}, block}, seen_(seen) {}
   void one(const char* name, double value) { group_.columns.push_back(number(name, seen_ ? value : NAN)); }
   void one(const char* name, const Quantity& value) { one(name, value.defined() ? value.value : NAN); }
   template <class Value>
@@ -60,14 +65,15 @@ std::vector<double> stored_routes(const TopkSums& sums, std::size_t top_k) {
 }
 
 ObservedGroup load_columns(const TopkObservation& of, std::size_t l, const ExpertRedundancy& experts,
-                           const ObservationSize& size, bool seen) {
+                           const ObservationSize& size) {
   const analysis::TraceLayer& layer = of.trace.layers[l];
+  const bool seen = seen_here(layer);
   const auto m = static_cast<std::int64_t>(of.trace.experts), k = static_cast<std::int64_t>(of.trace.top_k);
   const TopkDynamics dynamics = seen ? topk_dynamics(of, l, {}) : TopkDynamics{};
   const analysis::Imbalance load =
       seen ? analysis::imbalance(analysis::column_sums(layer.count, of.trace.experts))
            : analysis::Imbalance{};
-  Columns columns(layer_path("load", layer.layer), seen);
+  Columns columns(layer_path("load", layer.layer), layer.layer, seen);
   columns.many("tokens", {size.batches}, layer.tokens);
   columns.many("count", {size.batches, m}, layer.count);
   columns.many("together", {m, m}, of.sums[l].together);
@@ -98,11 +104,12 @@ ObservedGroup load_columns(const TopkObservation& of, std::size_t l, const Exper
 }
 
 ObservedGroup congestion_columns(const analysis::Trace& trace, const analysis::TraceLayer& layer,
-                                 const ObservationSize& size, bool seen) {
+                                 const ObservationSize& size) {
+  const bool seen = seen_here(layer);
   const auto m = static_cast<std::int64_t>(trace.experts);
   const analysis::LayerCongestion found =
       seen ? analysis::analyse_congestion(trace, layer, /*intervals=*/false) : analysis::LayerCongestion{};
-  Columns columns(layer_path("congestion", layer.layer), seen);
+  Columns columns(layer_path("congestion", layer.layer), layer.layer, seen);
   columns.many("sum_prob", {size.batches, m}, layer.sum_prob);
   columns.many("sum_logit", {size.batches, m}, layer.sum_logit);
   columns.many("sum_logit_sq", {size.batches, m}, layer.sum_logit_sq);
@@ -124,7 +131,7 @@ ObservedGroup congestion_columns(const analysis::Trace& trace, const analysis::T
 ObservedGroup score_columns(const TopkObservation& of, std::size_t l, const ObservationSize& size) {
   const analysis::Accumulators& sums = of.sums[l].by_class;
   const std::vector<std::int64_t> shape = {size.classes, static_cast<std::int64_t>(of.trace.experts)};
-  Columns columns(layer_path("scores", of.trace.layers[l].layer), true);
+  Columns columns(layer_path("scores", of.trace.layers[l].layer), of.trace.layers[l].layer, true);
   for (const auto& [name, values] : std::initializer_list<std::pair<const char*, const std::vector<double>&>>{
            {"count", sums.n},
            {"sum_gate", sums.g1},
@@ -138,8 +145,9 @@ ObservedGroup score_columns(const TopkObservation& of, std::size_t l, const Obse
   return columns.finished();
 }
 
-void add_specialisation(const TopkObservation& of, std::size_t l, const ObservationSize& size, bool seen,
+void add_specialisation(const TopkObservation& of, std::size_t l, const ObservationSize& size,
                         Columns& columns) {
+  const bool seen = seen_here(of.trace.layers[l]);
   const analysis::Specialisation found =
       seen ? analysis::specialisation(of.trace, of.trace.layers[l]) : analysis::Specialisation{};
   columns.many("class_table", {size.classes, static_cast<std::int64_t>(of.trace.experts)},
@@ -166,11 +174,10 @@ void add_lens(const LensLayer& found, const ObservationSize& size, Columns& colu
   columns.many("label_single", {size.classes}, found.label_single);
 }
 
-std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet>& sets,
-                                        const std::vector<HeldOutBatch>& batches, const TopkObservation& of,
+std::vector<ObservedGroup> lens_columns(const std::vector<FusedSet>& sets, const RoutingSeen& found,
                                         const ObservationSize& size) {
-  const std::vector<LensLayer> layers =
-      batches.empty() ? std::vector<LensLayer>() : observe_lens(model, sets, batches, size.classes);
+  const TopkObservation& of = found.routing;
+  const std::vector<LensLayer>& layers = found.lens;
   std::set<std::int64_t> blocks;
   for (const FusedSet& one : sets) blocks.insert(one.block);
   for (const analysis::TraceLayer& one : of.trace.layers) blocks.insert(one.layer);
@@ -178,22 +185,21 @@ std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet
   for (const std::int64_t block : blocks) {
     const auto layer = std::ranges::find(layers, block, &LensLayer::block);
     const auto traced = std::ranges::find(of.trace.layers, block, &analysis::TraceLayer::layer);
-    Columns columns(layer_path("lens", block), layer != layers.end());
+    Columns columns(layer_path("lens", block), block, layer != layers.end());
     add_lens(layer != layers.end() ? *layer : LensLayer{}, size, columns);
     if (traced != of.trace.layers.end())
-      add_specialisation(of, static_cast<std::size_t>(traced - of.trace.layers.begin()), size,
-                         !batches.empty(), columns);
+      add_specialisation(of, static_cast<std::size_t>(traced - of.trace.layers.begin()), size, columns);
     groups.push_back(columns.finished());
   }
   if (of.trace.layers.empty()) return groups;
-  const GateSweep sweep = batches.empty() ? GateSweep{} : observe_gate_sweep(model, batches);
+  const GateSweep& sweep = found.gates;
   const auto values = [](const std::vector<SweepPoint>& points, double SweepPoint::*of_point) {
-    std::vector<double> found;
-    for (const SweepPoint& point : points) found.push_back(point.*of_point);
-    return found;
+    std::vector<double> column;
+    for (const SweepPoint& point : points) column.push_back(point.*of_point);
+    return column;
   };
   const auto k = static_cast<std::int64_t>(of.trace.top_k);
-  Columns columns("lens/gates", true);
+  Columns columns("lens/gates", kWholeModel, true);
   columns.many("loss_as_is", {k}, values(sweep.as_is, &SweepPoint::loss));
   columns.many("accuracy_as_is", {k}, values(sweep.as_is, &SweepPoint::accuracy));
   columns.many("loss_renormalised", {k}, values(sweep.renormalised, &SweepPoint::loss));
@@ -204,24 +210,21 @@ std::vector<ObservedGroup> lens_columns(Model& model, const std::vector<FusedSet
 
 }  // namespace
 
-std::vector<ObservedGroup> topk_columns(Model& model, const std::vector<FusedSet>& sets,
-                                        const std::vector<HeldOutBatch>& batches,
-                                        const AnalysisConfig& config, const ObservationSize& size) {
-  const bool seen = !batches.empty(), load = config.wants("load"), scores = config.wants("scores");
-  const bool congestion = config.wants("congestion"), lens = config.wants("lens");
-  if (!load && !congestion && !lens && !scores) return {};
-  const TopkObservation of = observe_topk(model, batches, size.classes, scores);
+std::vector<ObservedGroup> topk_columns(const Model& model, const std::vector<FusedSet>& sets,
+                                        const RoutingSeen& found, const AnalysisConfig& config,
+                                        const ObservationSize& size) {
+  const TopkObservation& of = found.routing;
+  const bool load = config.wants("load");
   std::vector<ExpertRedundancy> redundancy(of.trace.layers.size());
-  if (seen && load) redundancy = expert_redundancy(model, of.trace);
+  if (load) redundancy = expert_redundancy(model, of.trace);
   std::vector<ObservedGroup> groups;
   for (std::size_t l = 0; l < of.trace.layers.size(); ++l) {
-    if (load) groups.push_back(load_columns(of, l, redundancy[l], size, seen));
-    if (congestion) groups.push_back(congestion_columns(of.trace, of.trace.layers[l], size, seen));
-    if (scores) groups.push_back(score_columns(of, l, size));
+    if (load) groups.push_back(load_columns(of, l, redundancy[l], size));
+    if (config.wants("congestion")) groups.push_back(congestion_columns(of.trace, of.trace.layers[l], size));
+    if (config.wants("scores")) groups.push_back(score_columns(of, l, size));
   }
-  if (!lens) return groups;
-  for (ObservedGroup& group : lens_columns(model, sets, batches, of, size))
-    groups.push_back(std::move(group));
+  if (!config.wants("lens")) return groups;
+  for (ObservedGroup& group : lens_columns(sets, found, size)) groups.push_back(std::move(group));
   return groups;
 }
 

@@ -18,7 +18,7 @@ using analysis::Quantity;
 using analysis::TraceLayer;
 
 constexpr std::size_t kPairTokens = 1024;
-constexpr std::int64_t kCommonTokens = 1024;
+constexpr std::int64_t kCommonTokens = 1024;  // at most
 constexpr std::uint32_t kSwappedTables = 20;
 constexpr std::size_t kSwaps = 5;  // tries per assignment before each table
 
@@ -123,8 +123,10 @@ double functional_diversity(const TopkFfn& ffn, const at::Tensor& x) {
     const at::Tensor all = at::arange(experts, at::kLong).expand({rows.size(0), experts});
     const at::Tensor outputs = ffn.outputs(rows, all).to(at::kDouble);  // [rows, M, dim]
     spread += (outputs - outputs.mean(1, /*keepdim=*/true)).square().sum().item<double>();
-    size +=
-        ffn.combine(rows, ffn.route(ffn.router_logits(rows))).to(at::kDouble).square().sum().item<double>();
+    const TopkFfn::Routing routing = ffn.route(ffn.router_logits(rows));
+    const at::Tensor places = routing.chosen.unsqueeze(-1).expand({-1, -1, outputs.size(2)});
+    const at::Tensor y = (outputs.gather(1, places) * routing.gates.unsqueeze(-1)).sum(1);
+    size += y.square().sum().item<double>();
   }
   return std::sqrt(spread / static_cast<double>(experts) / size);
 }
@@ -168,8 +170,13 @@ std::vector<ExpertRedundancy> expert_redundancy(const Model& model, const analys
     const auto ffn =
         std::dynamic_pointer_cast<TopkFfn>(blocks.at(static_cast<std::size_t>(layer.layer))->ffn());
     const auto sampled = static_cast<std::int64_t>(layer.sampled());
+    if (sampled == 0) {
+      found.emplace_back();
+      continue;
+    }
     const at::Tensor all = at::tensor(layer.hidden, at::kFloat).view({sampled, -1});
-    const at::Tensor x = all.slice(0, 0, sampled, std::max<std::int64_t>(1, sampled / kCommonTokens));
+    const at::Tensor x =
+        all.slice(0, 0, sampled, std::max<std::int64_t>(1, (sampled + kCommonTokens - 1) / kCommonTokens));
     found.push_back({functional_diversity(*ffn, x), cosines(ffn->experts().tensors, false),
                      cosines(ffn->experts().tensors, true)});
   }

@@ -32,7 +32,7 @@ struct TopkDynamics {
 TopkDynamics topk_dynamics(const TopkObservation& of, std::size_t layer,
                            const std::vector<std::uint32_t>& earlier);
 
-// All experts of a layer on 1024 to 2048 of the trace's sampled tokens, or all if there are fewer.
+// All experts of a layer on 512 to 1024 of the trace's sampled tokens, or all if there are fewer.
 struct ExpertRedundancy {
   // sqrt(sum over tokens of mean_k norm(f_k - mean f)^2 / sum of norm(y)^2), y the layer's output; copies: 0
   double functional_diversity = 0.0;
@@ -41,7 +41,7 @@ struct ExpertRedundancy {
   std::vector<double> offset_cosine;  // [M, M], of the differences from the mean expert, which hide nothing
                                       // behind a common part. Unrelated experts: -1 / (M - 1). Copies: NaN
 };
-// Of each layer of the trace that observe_topk made of `model`.
+// Of each layer of the trace that observe_topk made of `model`; of one without a sample nothing.
 std::vector<ExpertRedundancy> expert_redundancy(const Model& model, const analysis::Trace& trace);
 
 }  // namespace exfusion

@@ -1,27 +1,18 @@
 #include "observe/topk_trace.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <numeric>
 
 #include "analysis/draws.h"
 #include "models/model.h"
-#include "observe/observed_blocks.h"
 
 namespace exfusion {
 namespace {
 
 using analysis::Accumulators;
 using analysis::TraceLayer;
-
-// One layer's forward pass on a batch; gradient: of the summed loss by `mixed`, undefined without one.
-struct Pass {
-  at::Tensor rows, logits;  // [T, dim], [T, M]
-  TopkFfn::Routing routing;
-  at::Tensor outputs, mixed, gradient;  // [T, K, dim], [T, dim], [T, dim]
-};
 
 struct Batch {
   std::int32_t number = 0, first_image = 0;
@@ -41,7 +32,7 @@ at::Tensor in_double(const at::Tensor& x) {
   return x.detach().to(at::kDouble).contiguous();
 }
 
-std::vector<RoutedSum> routed_sums(const Pass& pass) {
+std::vector<RoutedSum> routed_sums(const BlockPass& pass) {
   const at::Tensor outputs = in_double(pass.outputs), gates = in_double(pass.routing.gates);
   const at::Tensor norms = outputs.norm(2, -1), gated = gates * norms;
   const at::Tensor damage = gates.size(1) > 1 ? renormalised_damage(outputs, gates) : at::Tensor();
@@ -58,7 +49,7 @@ std::vector<RoutedSum> routed_sums(const Pass& pass) {
           {&TraceLayer::sum_taylor, &Accumulators::t1, taylor}};
 }
 
-void add_routed(const Pass& pass, const Batch& batch, std::size_t experts, std::size_t classes,
+void add_routed(const BlockPass& pass, const Batch& batch, std::size_t experts, std::size_t classes,
                 TraceLayer& layer, TopkSums& sums) {
   const at::Tensor chosen = pass.routing.chosen.contiguous();
   const std::int64_t* expert = chosen.const_data_ptr<std::int64_t>();
@@ -92,8 +83,8 @@ void add_routed(const Pass& pass, const Batch& batch, std::size_t experts, std::
   }
 }
 
-void add_router(const Pass& pass, std::size_t experts, TraceLayer& layer, TopkSums& sums) {
-  const at::Tensor logits = in_double(pass.logits), log_p = logits.log_softmax(-1);
+void add_router(const BlockPass& pass, std::size_t experts, TraceLayer& layer, TopkSums& sums) {
+  const at::Tensor logits = in_double(pass.router_logits), log_p = logits.log_softmax(-1);
   const at::Tensor p = log_p.exp(), lse = logits.logsumexp(-1);
   const double *z = logits.const_data_ptr<double>(), *log_one = log_p.const_data_ptr<double>();
   const double *one = p.const_data_ptr<double>(), *log_sum = lse.const_data_ptr<double>();
@@ -112,7 +103,7 @@ void add_router(const Pass& pass, std::size_t experts, TraceLayer& layer, TopkSu
   sums.tokens += static_cast<double>(rows);
 }
 
-void add_sample(const Pass& pass, const Batch& batch, TraceLayer& layer, TopkSums& sums) {
+void add_sample(const BlockPass& pass, const Batch& batch, TraceLayer& layer, TopkSums& sums) {
   const at::Tensor places = at::tensor(batch.sampled, at::kLong);
   const auto append = [&]<class Value, class Entry>(const at::Tensor& values, std::vector<Entry>& to, Value) {
     const at::Tensor taken = values.detach().index_select(0, places).contiguous();
@@ -120,8 +111,8 @@ void add_sample(const Pass& pass, const Batch& batch, TraceLayer& layer, TopkSum
     std::transform(first, first + taken.numel(), std::back_inserter(to),
                    [](Value one) { return static_cast<Entry>(one); });
   };
-  append(pass.logits, layer.logits, float{});
-  append(pass.rows, layer.hidden, float{});
+  append(pass.router_logits, layer.logits, float{});
+  append(pass.x.reshape({-1, pass.x.size(-1)}), layer.hidden, float{});
   append(pass.routing.chosen, sums.routes, std::int64_t{});
   for (const std::int64_t place : batch.sampled) {
     layer.batch.push_back(batch.number);
@@ -140,7 +131,7 @@ std::vector<std::int64_t> sampled_tokens(std::int64_t tokens, std::int64_t batch
   return places;
 }
 
-Batch describe(const HeldOutBatch& batch, std::int64_t tokens, std::size_t number, std::size_t batches,
+Batch describe(const HeldOutBatch& batch, std::int64_t tokens, std::int64_t number, std::int64_t batches,
                std::int64_t images_before) {
   Batch found;
   found.number = static_cast<std::int32_t>(number);
@@ -149,36 +140,8 @@ Batch describe(const HeldOutBatch& batch, std::int64_t tokens, std::size_t numbe
   const at::Tensor labels = batch.labels.contiguous();
   found.label.assign(labels.const_data_ptr<std::int64_t>(), labels.const_data_ptr<std::int64_t>() + images);
   for (std::int64_t t = 0; t < tokens; ++t) found.image.push_back(t * images / tokens);
-  found.sampled =
-      sampled_tokens(tokens, static_cast<std::int64_t>(batches), static_cast<std::int64_t>(number));
+  found.sampled = sampled_tokens(tokens, batches, number);
   return found;
-}
-
-// The passes of all layers on one batch.
-std::vector<Pass> run(Model& model, const std::vector<TopkBlock>& blocks, const HeldOutBatch& batch,
-                      bool gradients) {
-  const at::AutoGradMode grad_mode(gradients);
-  std::vector<Pass> passes(blocks.size());
-  for (std::size_t l = 0; l < blocks.size(); ++l) {
-    blocks[l].block->observe_ffn(
-        [&pass = passes[l], &ffn = *blocks[l].ffn, gradients](const at::Tensor& x, const at::Tensor&) {
-          pass.rows = x.reshape({-1, x.size(-1)});
-          pass.logits = ffn.router_logits(pass.rows);
-          pass.routing = ffn.route(pass.logits);
-          pass.outputs = ffn.outputs(pass.rows, pass.routing.chosen);
-          pass.mixed = (pass.outputs * pass.routing.gates.unsqueeze(-1)).sum(1);
-          if (gradients && !pass.mixed.requires_grad()) pass.mixed.set_requires_grad(true);
-          return pass.mixed.view(x.sizes());
-        });
-  }
-  const at::Tensor logits = model.forward(batch.images, {});
-  if (!gradients) return passes;
-  const at::Tensor loss = at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum);
-  std::vector<at::Tensor> mixed;
-  for (const Pass& pass : passes) mixed.push_back(pass.mixed);
-  const auto found = torch::autograd::grad({loss}, mixed);
-  for (std::size_t l = 0; l < passes.size(); ++l) passes[l].gradient = found[l];
-  return passes;
 }
 
 void start_layer(const TopkBlock& block, TopkObservation& found) {
@@ -215,32 +178,39 @@ at::Tensor renormalised_damage(const at::Tensor& outputs, const at::Tensor& gate
   return at::where(others > 0.0, gates / others * distance, at::zeros_like(distance));
 }
 
+TopkSeen::TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes, const BlockShare& share)
+    : share_(share), batches_(batches), classes_(classes) {
+  const std::vector<TopkBlock> blocks = topk_blocks(find_blocks(model));
+  if (blocks.empty()) return;
+  const FfnConfig& config = blocks[0].ffn->config();
+  found_.trace.experts = static_cast<std::size_t>(config.experts);
+  found_.trace.top_k = static_cast<std::size_t>(config.top_k);
+  found_.trace.aux_loss_coef = config.balance_loss;
+  for (const TopkBlock& block : blocks) start_layer(block, found_);
+}
+
+void TopkSeen::add(const ModelPass& pass, const HeldOutBatch& held_out) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t l = 0; l < found_.trace.layers.size(); ++l) {
+    TraceLayer& layer = found_.trace.layers[l];
+    if (!share_.has(layer.layer)) continue;
+    const BlockPass& one = pass.of_block(layer.layer);
+    const Batch batch = describe(held_out, one.router_logits.size(0), next_, batches_, images_);
+    add_routed(one, batch, found_.trace.experts, static_cast<std::size_t>(classes_), layer, found_.sums[l]);
+    add_router(one, found_.trace.experts, layer, found_.sums[l]);
+    add_sample(one, batch, layer, found_.sums[l]);
+    layer.item_domain.insert(layer.item_domain.end(), batch.label.begin(), batch.label.end());
+  }
+  ++next_;
+  images_ += held_out.labels.size(0);
+}
+
 TopkObservation observe_topk(Model& model, const std::vector<HeldOutBatch>& batches, std::int64_t classes,
                              bool gradients) {
-  const ObservedBlocks observed(model);
-  const std::vector<TopkBlock> blocks = topk_blocks(observed.blocks());
-  TopkObservation found;
-  if (blocks.empty()) return found;
-  const FfnConfig& config = blocks[0].ffn->config();
-  found.trace.experts = static_cast<std::size_t>(config.experts);
-  found.trace.top_k = static_cast<std::size_t>(config.top_k);
-  found.trace.aux_loss_coef = config.balance_loss;
-  for (const TopkBlock& block : blocks) start_layer(block, found);
-  std::int64_t images = 0;
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    const std::vector<Pass> passes = run(model, blocks, batches[b], gradients);
-    const Batch batch = describe(batches[b], passes[0].rows.size(0), b, batches.size(), images);
-    images += static_cast<std::int64_t>(batch.label.size());
-    for (std::size_t l = 0; l < blocks.size(); ++l) {
-      TraceLayer& layer = found.trace.layers[l];
-      add_routed(passes[l], batch, found.trace.experts, static_cast<std::size_t>(classes), layer,
-                 found.sums[l]);
-      add_router(passes[l], found.trace.experts, layer, found.sums[l]);
-      add_sample(passes[l], batch, layer, found.sums[l]);
-      layer.item_domain.insert(layer.item_domain.end(), batch.label.begin(), batch.label.end());
-    }
-  }
-  return found;
+  TopkSeen seen(model, static_cast<std::int64_t>(batches.size()), classes);
+  if (seen.empty()) return seen.found();
+  for (const HeldOutBatch& batch : batches) seen.add(pass_through(model, batch, gradients), batch);
+  return seen.found();
 }
 
 }  // namespace exfusion

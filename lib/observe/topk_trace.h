@@ -11,11 +11,11 @@
 #include "analysis/trace.h"
 #include "nn/block.h"
 #include "nn/topk_ffn.h"
+#include "observe/block_share.h"
 #include "observe/held_out.h"
+#include "observe/model_pass.h"
 
 namespace exfusion {
-
-class Model;
 
 // The blocks with a top-k FFN of two experts or more (of one there is nothing to tell), in their order.
 struct TopkBlock {
@@ -45,8 +45,23 @@ struct TopkObservation {
 
 inline constexpr std::int64_t kSampledTokens = 4096;  // at most, over all batches; the same in every layer
 
-// One forward pass over the batches in evaluation mode, and with `gradients` a backward pass for the Taylor
-// sums (of each image's own cross-entropy). Labels must lie in 0 .. classes - 1.
+// Adds the passes of batches up, in their order. Labels must lie in 0 .. classes - 1.
+class TopkSeen {
+ public:
+  // `batches`: how many there will be; so many share the sample. Layers that are not in `share` stay empty.
+  TopkSeen(const Model& model, std::int64_t batches, std::int64_t classes, const BlockShare& share = {});
+  void add(const ModelPass& pass, const HeldOutBatch& batch);
+  bool empty() const { return found_.trace.layers.empty(); }  // no top-k blocks
+  const TopkObservation& found() const { return found_; }
+
+ private:
+  TopkObservation found_;
+  BlockShare share_;
+  std::int64_t batches_, classes_, next_ = 0, images_ = 0;  // images: so far
+};
+
+// Of all these batches. With `gradients` a backward pass each for the Taylor sums (of each image's own
+// cross-entropy).
 TopkObservation observe_topk(Model& model, const std::vector<HeldOutBatch>& batches, std::int64_t classes,
                              bool gradients);
 

@@ -1,5 +1,7 @@
 #include "train/analysis.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -25,6 +27,31 @@ ObservationSize size_of(const Run& run) {
   return {std::min(config.batches, batches), run.config.model.vit.classes};
 }
 
+// Everyone receives what the owners of the other blocks found. Copies, and no sums: the same bytes.
+void exchange(std::vector<ObservedGroup>& groups, const BlockShare& share, const ProcessGroup& ranks) {
+  if (ranks.alone()) return;
+  std::vector<std::vector<double>*> columns;  // by owner
+  std::vector<std::int64_t> cuts = {0};
+  for (std::int64_t owner = 0, size = 0; owner < share.world; ++owner) {
+    for (ObservedGroup& group : groups) {
+      if (share.owner(group.block) != owner) continue;
+      for (ObservedColumn& column : group.columns) {
+        columns.push_back(&column.values);
+        size += static_cast<std::int64_t>(column.values.size());
+      }
+    }
+    cuts.push_back(size);
+  }
+  std::vector<double> all;
+  for (const std::vector<double>* one : columns) all.insert(all.end(), one->begin(), one->end());
+  ranks.all_gather(at::from_blob(all.data(), {cuts.back()}, at::kDouble), cuts);
+  auto next = all.cbegin();
+  for (std::vector<double>* one : columns) {
+    std::copy_n(next, one->size(), one->begin());
+    next += static_cast<std::ptrdiff_t>(one->size());
+  }
+}
+
 }  // namespace
 
 std::vector<ObservedGroup> analysis_groups(const Run& run) {
@@ -39,10 +66,14 @@ void analyse_step(Run& run, MetricsLog& metrics) {
   const auto start = std::chrono::steady_clock::now();
   const AnalysisConfig& config = run.config.analysis;
   const ObservationSize size = size_of(run);
-  const auto batches =
-      held_out_batches(held_out(run), run.config.data, size.classes, size.batches, config.batch);
+  if (run.held_out.empty())
+    run.held_out = held_out_batches(held_out(run), run.config.data, size.classes, size.batches, config.batch);
   const auto sets = fused_sets(*run.state.model, run.state.banks);
-  metrics.analysis(run.state.step, observe_model(*run.state.model, sets, batches, config, size));
+  const BlockShare share{run.state.group.rank(), run.state.group.world()};
+  std::vector<ObservedGroup> groups =
+      observe_model(*run.state.model, sets, run.held_out, config, size, share);
+  exchange(groups, share, run.state.group);
+  metrics.analysis(run.state.step, groups);
   run.analysis_seconds += seconds_since(start);
 }
 

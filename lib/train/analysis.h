@@ -10,8 +10,8 @@ namespace exfusion {
 // Every group that analyses will write, without values; for MetricsLog.
 std::vector<ObservedGroup> analysis_groups(const Run& run);
 
-// Looks at the current model on held-out images and writes the rows of this step. For one rank alone: what it
-// looks at is the same on all, and the others meet it in the next sum. Changes nothing that training reads.
+// Looks at the current model on held-out images and writes the rows of this step. Every rank calls it: each
+// looks at blocks of its own (observe/block_share.h). Changes nothing that training reads.
 void analyse_step(Run& run, MetricsLog& metrics);
 
 // The symmetry alarm: says at step 0 what the recipe alone decides, and warns once, at step 100 or a later

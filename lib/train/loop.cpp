@@ -91,7 +91,7 @@ int train(Run& run, MetricsLog& metrics) {
         flushed = Clock::now();
       }
     }
-    if (run.ranks.lead() && config.analysis.due(step, checkpoint, last)) {
+    if (config.analysis.due(step, checkpoint, last)) {
       const PhaseScope phase(Phase::analysis, phases);
       analyse_step(run, metrics);
     }

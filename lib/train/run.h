@@ -1,8 +1,10 @@
 // A run under way, and what happens to it beside its steps.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "data/dataset.h"
+#include "observe/held_out.h"
 #include "train/checkpoint.h"
 #include "train/cost.h"
 #include "train/metrics.h"
@@ -23,9 +25,10 @@ struct Run {
   TrainingCost cost;
   double step_seconds = 0.0;  // of the steps that this process took
   std::int64_t steps_taken = 0, profiled_steps = 0;
-  double analysis_seconds = 0.0;  // train/analysis.h
-  bool symmetry_stated = false;   // the alarm has said what it has to say
-  bool shared_folder = true;      // every rank sees the run's folder
+  std::vector<HeldOutBatch> held_out;  // that analyses look at, from the first due step on
+  double analysis_seconds = 0.0;       // train/analysis.h
+  bool symmetry_stated = false;        // the alarm has said what it has to say
+  bool shared_folder = true;           // every rank sees the run's folder
 };
 
 // Restores the newest valid checkpoint, if there is one; returns its step, or 0. Throws CheckpointError if

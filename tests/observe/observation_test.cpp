@@ -78,6 +78,32 @@ TEST(Observation, OfShardedExpertsHasNoNumbersOfTheirs) {
   }
 }
 
+// What the owners of the blocks find is what one rank finds alone; of other blocks there is nothing.
+TEST(Observation, SharesOfRanksMakeUpTheWhole) {
+  for (const std::string ffn : {"dense", "topk"}) {
+    const auto model = small_model(ffn);
+    const auto sets = ffn == "dense" ? small_sets(*model) : std::vector<FusedSet>{};
+    const auto whole = observe_model(*model, sets, two_batches(), kAll, {2, kClasses});
+    for (std::int64_t rank = 0; rank < 3; ++rank) {
+      const BlockShare share{rank, 3};
+      const auto found = observe_model(*model, sets, two_batches(), kAll, {2, kClasses}, share);
+      expect_same_shapes(found, whole);
+      for (std::size_t g = 0; g < found.size(); ++g) {
+        for (std::size_t c = 0; c < found[g].columns.size(); ++c) {
+          const ObservedColumn &one = found[g].columns[c], &other = whole[g].columns[c];
+          for (std::size_t i = 0; i < one.values.size() && share.has(found[g].block); ++i)
+            EXPECT_TRUE(one.values[i] == other.values[i] ||
+                        (std::isnan(one.values[i]) && std::isnan(other.values[i])))
+                << found[g].path << "/" << one.name;
+          if (one.name == "kappa" && !share.has(found[g].block)) {
+            EXPECT_TRUE(std::isnan(one.values[0]));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Observation, LeavesTheModelAsItWasAndSaysTheSameAgain) {
   const auto model = small_model();
   const auto sets = small_sets(*model);

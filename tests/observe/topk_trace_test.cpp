@@ -213,10 +213,11 @@ TEST(TopkTrace, TheSampleIsOfTheSameTokensInEveryLayerAndAtEveryTime) {
     EXPECT_EQ(layer.item_domain, (std::vector<std::int32_t>{0, 1, 2, 0, 1, 2, 0, 1, 2}));
     ASSERT_EQ(layer.sampled(), 45u);  // fewer than kSampledTokens: all, in order
     const at::Tensor rows = at::cat({passes[0][l].x.reshape({-1, 12}), passes[1][l].x.reshape({-1, 12})});
-    EXPECT_LT(largest_difference(at::tensor(layer.hidden).view({45, 12}), rows), 1e-7);
+    EXPECT_LT(largest_difference(at::tensor(layer.hidden).view({45, 12}), rows),
+              2e-6);  // other libraries' products
     EXPECT_LT(
         largest_difference(at::tensor(layer.logits).view({45, 4}), topk_ffn(*model, l)->router_logits(rows)),
-        1e-7);
+        2e-6);
     EXPECT_EQ(layer.item[24], 4);
     EXPECT_EQ(layer.batch[24], 1);
     std::vector<std::uint32_t> routes = analysis::sampled_routes(layer, 4, 2, found.trace.scores);

@@ -130,6 +130,19 @@ def test_ranks_write_rows_and_train_as_without(shard, call, tmp_path):
     assert np.isfinite(found["fused/layer_000/fusion_gap"]).all() == whole and (found["fused/layer_000/tokens"].sum() > 0) == whole
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_rows_do_not_depend_on_the_number_of_ranks(kind, ranks, call, tmp_path):
+    """Each rank looks at blocks of its own; there are two, so the third has none but the gates of the whole model."""
+    options = [*settings(**KINDS[kind], dist__reduction="deterministic", dist__leaf_batch=4), *ANALYSIS]
+    for count in [1, ranks]:
+        call("train", write_recipe(tmp_path), "--out", tmp_path / str(count), "--nproc", count, *options, check=True, env={"OMP_NUM_THREADS": "1"})
+    alone, together = columns(tmp_path / "1"), columns(tmp_path / str(ranks))
+    assert alone.keys() == together.keys() and len(alone) > 5
+    for name, values in alone.items():
+        assert values.tobytes() == together[name].tobytes(), name
+
+
 def test_constant_weights_are_said_at_the_start(call, tmp_path):
     done = call("train", write_recipe(tmp_path), "--out", tmp_path / "run", *settings(fusion__lr=0), check=True)
     assert done.stderr.count("the weights of the experts are constant") == 1
