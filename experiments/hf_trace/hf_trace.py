@@ -178,6 +178,26 @@ def text_batches(files, tokenizer, tokens, texts, device):
             yield ids, mask, domain
 
 
+def refuse(message):
+    print("hf_trace: " + " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def load(name, device):
+    """The model and its tokenizer, from a folder or from the hub."""
+    if not pathlib.Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.rstrip("/").count("/") > 1):
+        refuse(f"{name}: no such folder")
+    sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        refuse(f"needs transformers 5 (pip install transformers==5.23.0): {error}")
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        refuse(f"{name}: neither a folder with a model and its tokenizer nor a name on the hub that can be loaded: {str(error).splitlines()[0]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder, or a name on the hub")
@@ -190,13 +210,16 @@ def main():
     given = parser.parse_args()
     for file in given.files:
         if not file.is_file():
-            parser.error(f"{file}: no such text file")
-    sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype="auto").to(given.device)
-    batches = text_batches(given.files, AutoTokenizer.from_pretrained(given.model), given.tokens, given.texts, given.device)
-    record(model, batches, given.out, [file.stem for file in given.files], given.sample)
+            refuse(f"{file}: no such text file")
+    if not given.out.parent.is_dir():
+        refuse(f"{given.out}: its folder does not exist")
+    if min(given.tokens, given.texts, given.sample) < 1:
+        refuse("--tokens, --texts and --sample must be 1 or more")
+    model, tokenizer = load(given.model, given.device)
+    try:
+        record(model, text_batches(given.files, tokenizer, given.tokens, given.texts, given.device), given.out, [file.stem for file in given.files], given.sample)
+    except (OSError, ValueError) as error:
+        refuse(error)
     print(f"written: {given.out}; next: exfusion-analyze {given.out} --json", file=sys.stderr)
 
 

@@ -241,7 +241,7 @@ def test_one_checkpoint_some_groups_and_files(call, runs, tmp_path):
     with h5py.File(tmp_path / "out/analysis.h5") as file:
         assert file["layer_000/knock_out/loss"][:] == pytest.approx(layer["knock_out"]["loss"])
     page = (tmp_path / "out/analysis.md").read_text()
-    assert page.startswith("# Analysis of step-00000005, step 5\n") and "taking an expert out costs" in page
+    assert page.startswith("# Analysis of topk, step 5\n") and "taking an expert out costs" in page
 
 
 def test_the_summary_of_a_run_speaks_in_sentences(call, runs, tmp_path):
@@ -254,13 +254,19 @@ def test_the_summary_of_a_run_speaks_in_sentences(call, runs, tmp_path):
         assert file["checkpoints/0/model/step"][()] == 1
 
 
+def test_a_link_to_a_checkpoint_has_the_runs_name(call, runs, tmp_path):
+    call("analyze", runs["dense"] / "checkpoints/latest", "-o", tmp_path / "out", check=True)
+    assert "# Analysis of dense, step 9\n" in (tmp_path / "out/analysis.md").read_text()
+
+
 def test_the_data_may_be_elsewhere(call, runs, tmp_path):
     data = made_data(tmp_path / "moved", 2)
     report = json.loads(call("analyze", checkpoints(runs["dense"])[-1], "--data", f"root={data}", "--json", check=True).stdout)
     same = json.loads(call("analyze", checkpoints(runs["dense"])[-1], "--json", check=True).stdout)
     assert report["model"]["held_out"]["loss"] != same["model"]["held_out"]["loss"]
     refused(call("analyze", runs["dense"], "--data", f"root={tmp_path}/none", "--json"), f"{tmp_path}/none")
-    refused(call("analyze", runs["dense"], "--data", "rot=x", "--json"), "data.rot", "root")
+    for words in (["rot=x", "--data rot=x: ", "data.rot", "root"], ["foo", "--data foo: must be key=value"]):
+        assert not any("--set" in line for line in refused(call("analyze", runs["dense"], "--data", words[0], "--json"), *words[1:]))
 
 
 def test_bad_input_is_one_line(call, runs, tmp_path):
@@ -268,6 +274,13 @@ def test_bad_input_is_one_line(call, runs, tmp_path):
         return refused(call("analyze", *args, "--json"))[0]
 
     assert "neither a run" in line(tmp_path)
+    assert "an exported model, which has neither a recipe nor held-out data" in line(runs["dense"] / "export")
+    (tmp_path / "olmoe").mkdir()
+    (tmp_path / "olmoe/config.json").write_text('{"model_type": "olmoe"}')
+    assert "record a routing trace of it (experiments/hf_trace)" in line(tmp_path / "olmoe")
+    (tmp_path / "upcycled").mkdir()
+    (tmp_path / "upcycled/upcycle.json").write_text("{}")
+    assert "give a run" in line(tmp_path / "upcycled")
     assert "no such file" in line(tmp_path / "none").lower()
     (tmp_path / "empty/checkpoints").mkdir(parents=True)
     assert "has no checkpoint" in line(tmp_path / "empty")
