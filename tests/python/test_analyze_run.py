@@ -216,6 +216,33 @@ def test_phases_need_eight_points_and_have_them(reports):
     assert "functional_diversity" in reports["memory"]["model"]["phases"]
 
 
+def test_congestion_has_intervals_at_every_step_that_the_run_logged(call, runs, tmp_path):
+    recipe = write_recipe(tmp_path, RECIPE.replace("ROOT", str(runs["data"])).replace("keep: 20", "keep: 1"))
+    call("train", recipe, "--out", tmp_path / "run", "--set", FFN, "--set",
+         "analysis={groups: [load, congestion], every: [1, 4, 9], batches: 5, batch: 16}", check=True)
+    report = json.loads(call("analyze", tmp_path / "run", "--groups", "congestion", "--json", "-o", tmp_path / "out", check=True).stdout)
+    assert list(report) == ["layers", "model", "training"] and [at["model"]["step"] for at in report["training"]] == [1, 4, 9]
+    with h5py.File(tmp_path / "run/metrics.h5") as file:
+        logged = [{name: values[:] for name, values in file[f"analysis/congestion/layer_00{block}"].items()} for block in range(DEPTH)]
+    known = 0
+    for row, at in enumerate(report["training"]):
+        for block, layer in enumerate(at["layers"]):
+            for field, tolerance in (("gamma_eff", 1e-9), ("gamma_iv", 1e-9), ("sigma", 1e-9), ("gamma_null", 0.1), ("gamma_excess", 0.1)):
+                value = logged[block][field][row]
+                assert (layer[field] is None) == numpy.isnan(value), (field, at)
+                assert layer[field] is None or layer[field] == pytest.approx(value, rel=1e-9, abs=tolerance), field
+            assert layer["gamma_null"] is not None
+            assert {"E3": 3, "E1'": 1}.get(layer["gamma_estimator"], -1) == numpy.nan_to_num(logged[block]["gamma_estimator"][row], nan=-1)
+            if layer["gamma_ci"]:
+                assert layer["gamma_ci"][0] <= layer["gamma_eff"] <= layer["gamma_ci"][1]
+                known += 1
+        assert nulls(at["model"]) == set(at["model"]["undefined"])
+    assert known > 0
+    assert "Congestion at the steps that the run itself analysed" in (tmp_path / "out/analysis.md").read_text()
+    with h5py.File(tmp_path / "out/analysis.h5") as file:
+        assert file["training/1/model/step"][()] == 4
+
+
 def test_phases_take_the_rows_that_the_run_wrote(call, runs, tmp_path):
     recipe = write_recipe(tmp_path, RECIPE.replace("ROOT", str(runs["data"])).replace("keep: 20", "keep: 1"))
     call("train", recipe, "--out", tmp_path / "run", "--set", FFN, "--set",
