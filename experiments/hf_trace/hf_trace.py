@@ -220,7 +220,7 @@ def main():
         record(model, text_batches(given.files, tokenizer, given.tokens, given.texts, given.device), given.out, [file.stem for file in given.files], given.sample)
     except (OSError, ValueError) as error:
         refuse(error)
-    print(f"written: {given.out}; next: exfusion-analyze {given.out} --json", file=sys.stderr)
+    print(f"written: {given.out}; next: ./dev run exfusion-analyze {given.out} -o {given.out.with_suffix('')}-analysis/", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,8 @@ Trace read_header(hid_t file, const std::string& path) {
   const std::vector<std::string> format = text_attribute(file, path, "format");
   if (format != std::vector<std::string>{"exfusion-trace"})
     fail(path, fmt::format("no routing trace: attribute format must be exfusion-trace, {}",
-                           format.empty() ? "is missing" : "is '" + printable(format[0]) + "'"));
+                           format.empty() ? "is missing (of a run, give its folder)"
+                                          : "is '" + printable(format[0]) + "'"));
   integer_attribute(file, path, "version", 1, 1);
   Trace trace;
   const std::int64_t experts = integer_attribute(file, path, "num_experts", 2, kMostExperts);
@@ -286,7 +287,8 @@ Trace read_trace_hdf5(const std::filesystem::path& file) {
 
 Trace read_trace(const std::filesystem::path& file) {
   std::error_code ignored;
-  if (!std::filesystem::is_regular_file(file, ignored)) fail(file.string(), "no such file");
+  if (!std::filesystem::is_regular_file(file, ignored))
+    fail(file.string(), std::filesystem::exists(file, ignored) ? "not a regular file" : "no such file");
   if (std::filesystem::file_size(file, ignored) == 0) fail(file.string(), "is empty");
   std::ifstream stream(file, std::ios::binary);
   char magic[8] = {};

@@ -10,6 +10,7 @@
 
 #include "analysis/report.h"
 #include "core/error.h"
+#include "inspect/json_layers.h"
 #include "io/metrics_reader.h"
 
 namespace exfusion {
@@ -102,19 +103,6 @@ TraceLayer layer_at(const LoggedLayer& logged, std::size_t row) {
   return layer;
 }
 
-// The fields of kFields, and their reasons.
-Json kept_fields(const Json& object) {
-  Json kept = Json::object(), undefined = Json::object();
-  for (const auto& [name, value] : object.items()) {
-    if (kFields.contains(name)) kept[name] = value;
-  }
-  for (const auto& [path, reason] : object.at("undefined").items()) {
-    if (kFields.contains(path.substr(0, path.find('.')))) undefined[path] = reason;
-  }
-  kept["undefined"] = std::move(undefined);
-  return kept;
-}
-
 Json report_at(const std::vector<LoggedLayer>& logged, std::size_t row, const std::string& file) {
   analysis::Trace trace;
   trace.experts = logged.front().experts;
@@ -123,8 +111,9 @@ Json report_at(const std::vector<LoggedLayer>& logged, std::size_t row, const st
   analysis::check_trace(trace, fmt::format("{}: step {}", file, logged.front().steps[row]));
   const Json report = report_json(trace, analysis::analyse_trace(trace));
   Json found = {{"layers", Json::array()}, {"model", {{"step", logged.front().steps[row]}}}};
-  for (const Json& layer : report.at("layers")) found["layers"].push_back(kept_fields(layer));
-  found["model"].update(kept_fields(report.at("model")));
+  const auto wanted = [](const std::string& field) { return kFields.contains(field); };
+  for (const Json& layer : report.at("layers")) found["layers"].push_back(only_fields(layer, wanted));
+  found["model"].update(only_fields(report.at("model"), wanted));
   return found;
 }
 

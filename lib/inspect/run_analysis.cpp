@@ -4,13 +4,13 @@
 
 #include <algorithm>
 
-#include "core/log.h"
+#include "core/error.h"
 #include "inspect/checkpoint_analysis.h"
 #include "inspect/logged_congestion.h"
 #include "inspect/progress_line.h"
 #include "inspect/summary.h"
 #include "inspect/training_curves.h"
-#include "train/checkpoint.h"
+#include "io/metrics_reader.h"
 #include "train/interrupt.h"
 
 namespace exfusion {
@@ -34,6 +34,16 @@ HeldOut held_out(const RunConfig& config, std::int64_t batches) {
           held_out_batches(split, config.data, config.model.vit.classes, batches, size)};
 }
 
+// What would be said at the end of long work is said at its start.
+void expect_readable(const fs::path& metrics) {
+  if (!fs::is_regular_file(metrics)) return;
+  try {
+    const MetricsReader reader(metrics.string());
+  } catch (const FormatError& error) {
+    throw FormatError(fmt::format("{}; move it away to analyse the checkpoints alone", error.what()));
+  }
+}
+
 // The run's name, of a checkpoint in its place too, whatever link led there.
 std::string run_name(const fs::path& path) {
   const fs::path place = fs::canonical(path);
@@ -46,6 +56,7 @@ std::string run_name(const fs::path& path) {
 RunAnalysis analyse_run(const fs::path& path, const AnalysisRequest& request) {
   const InterruptScope interrupts;
   const std::vector<fs::path> checkpoints = checkpoints_at(path);
+  expect_readable(path / "metrics.h5");
   const std::string name = run_name(path);
   RunAnalysis analysed;
   HeldOut images;

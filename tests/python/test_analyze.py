@@ -406,8 +406,8 @@ def test_a_bad_csv_is_refused(call, tmp_path, text, word):
     refused(call("analyze", tmp_path / "counts.csv", "--json"), word)
 
 
-def test_empty_lines_may_end_a_csv(call, tmp_path):
-    (tmp_path / "counts.csv").write_text("layer,domain,expert,count\r\n0,a,0,1\r\n0,a,1,1\r\n\r\n\n")
+def test_empty_lines_may_end_a_csv_and_a_byte_order_mark_begin_it(call, tmp_path):
+    (tmp_path / "counts.csv").write_text("\ufefflayer,domain,expert,count\r\n0,a,0,1\r\n0,a,1,1\r\n\r\n\n")
     assert json.loads(call("analyze", tmp_path / "counts.csv", "--json", check=True).stdout)["model"]["experts"] == 2
 
 

@@ -314,10 +314,19 @@ def test_bad_input_is_one_line(call, runs, tmp_path):
     assert "the model has no experts" in line(runs["dense"], "--groups", "fused")
     assert "the model has topk experts" in line(runs["topk"], "--groups", "fused")
     assert "the model has fused experts" in line(runs["memory"], "--groups", "congestion")
-    assert "choose from load, congestion, fused, lens, scores, causal" in line(runs["topk"], "--groups", "load,lods")
+    assert "'lods': unknown; choose from load,congestion,fused,lens,scores,causal" in line(runs["topk"], "--groups", "load,lods")
+    assert "no routing trace" in line(runs["topk"] / "metrics.h5")
     assert "--batches" in line(runs["topk"], "--batches", "1")
     (tmp_path / "counts.csv").write_text("layer,domain,expert,count\n0,0,0,1\n0,0,1,1\n")
     assert "--groups" in line(tmp_path / "counts.csv", "--groups", "load")
+
+
+def test_a_damaged_metrics_file_is_named_before_the_work(call, runs, tmp_path):
+    run = shutil.copytree(runs["dense"], tmp_path / "run", symlinks=True)
+    (run / "metrics.h5").write_bytes((run / "metrics.h5").read_bytes()[:3000])
+    assert "move it away" in refused(call("analyze", run, "--json"), "metrics.h5")[0]
+    (run / "metrics.h5").unlink()
+    call("analyze", run, "--json", check=True)
 
 
 def test_damaged_checkpoints_are_named_and_passed_over(call, runs, tmp_path):
