@@ -154,14 +154,6 @@ void check_domain_name(const std::string& name, const std::string& where) {
   }
 }
 
-std::string printable(std::string_view text) {
-  std::string shown(text.substr(0, 64));
-  for (char& one : shown) {
-    if (static_cast<unsigned char>(one) < 0x20 || one == 0x7f) one = '?';
-  }
-  return shown;
-}
-
 void check_trace(const Trace& trace, const std::string& file) {
   for (const std::string& name : trace.domains) check_domain_name(name, file);
   if (trace.layers.empty()) fail(file, "holds no layers: groups layer_000, layer_001, ...");
@@ -178,12 +170,6 @@ void check_trace(const Trace& trace, const std::string& file) {
     check_domains(layer.domain, domains, where + "/domain");
     check_domains(layer.item_domain, domains, where + "/item_domain");
   }
-}
-
-std::vector<double> column_sums(const std::vector<double>& table, std::size_t columns) {
-  std::vector<double> sums(columns, 0.0);
-  for (std::size_t i = 0; i < table.size(); ++i) sums[i % columns] += table[i];
-  return sums;
 }
 
 }  // namespace exfusion::analysis

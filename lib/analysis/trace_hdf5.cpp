@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 #include <utility>
 
 #include "analysis/trace.h"
@@ -283,21 +282,6 @@ void read_in_child(const std::filesystem::path& file) {
 Trace read_trace_hdf5(const std::filesystem::path& file) {
   read_in_child(file);
   return read_whole_file(file);
-}
-
-Trace read_trace(const std::filesystem::path& file) {
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(file, ignored))
-    fail(file.string(), std::filesystem::exists(file, ignored) ? "not a regular file" : "no such file");
-  if (std::filesystem::file_size(file, ignored) == 0) fail(file.string(), "is empty");
-  std::ifstream stream(file, std::ios::binary);
-  char magic[8] = {};
-  stream.read(magic, sizeof magic);
-  constexpr char kHdf5[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
-  if (std::equal(std::begin(magic), std::end(magic), kHdf5)) return read_trace_hdf5(file);
-  if (file.extension() == ".h5" || file.extension() == ".hdf5")
-    fail(file.string(), "no HDF5 file, though its name says so");
-  return read_trace_csv(file);
 }
 
 }  // namespace exfusion::analysis
