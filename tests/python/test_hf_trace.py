@@ -169,7 +169,8 @@ def test_models_without_experts_and_without_data_are_refused(hf_trace, tmp_path)
     ({"model": "/nowhere/olmoe"}, "/nowhere/olmoe: no such folder"),
     ({"model": "EMPTY"}, "neither a folder with a model"),
     ({"text": "none.txt"}, "none.txt: no such text file"),
-    ({"out": "/nowhere/trace.h5"}, "/nowhere/trace.h5: its folder does not exist"),
+    ({"out": "/nowhere/trace.h5"}, "/nowhere/trace.h5: is a folder, or its folder does not exist"),
+    ({"out": "EMPTY"}, "EMPTY: is a folder"),
     ({"python": "NONE"}, "needs transformers 5"),
 ])
 def test_what_cannot_be_recorded_is_one_line(run, repo, tmp_path, change, words):
