@@ -1,6 +1,7 @@
 // exfusion-analyze: what the experts of a run, of a checkpoint, or of any mixture of experts do.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -10,8 +11,10 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "inspect/checkpoint_analysis.h"
+#include "inspect/json_layers.h"
 #include "inspect/run_analysis.h"
 #include "io/files.h"
+#include "io/json_text.h"
 #include "program.h"
 
 namespace exfusion {
@@ -19,6 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace po = boost::program_options;
+
+constexpr const char* kFiles[] = {"analysis.json", "analysis.h5", "analysis.md"};
 
 constexpr const char* kUsage =
     "exfusion-analyze RUN|CHECKPOINT|TRACE.h5|COUNTS.csv [--json] [-o DIR]\n\n"
@@ -38,7 +43,7 @@ ProgramOptions describe_options() {
   ProgramOptions program{kUsage, po::options_description("Options"), "input"};
   program.options.add_options()("json", po::bool_switch(), "print one JSON object on stdout")(
       "out,o", po::value<std::string>()->value_name("DIR"),
-      "the folder to write; an analysis that is there is replaced")(
+      "the folder to write; an analysis of the same input that is there is replaced")(
       "groups", po::value<std::string>()->value_name("NAMES"),
       fmt::format("what to look at: {}, or all (the default: whatever the model has)",
                   fmt::join(inspection_group_names(), ","))
@@ -76,6 +81,30 @@ Report of_run(const fs::path& folder, const po::variables_map& given) {
   return {std::move(found.report), std::move(found.markdown)};
 }
 
+// What identifies an input: its place, however it is spelled.
+std::string source_of(const fs::path& input) {
+  const fs::path place = fs::absolute(input).lexically_normal();
+  return (place.has_filename() ? place : place.parent_path()).string();
+}
+
+// Throws where the folder cannot be made, or holds files that this analysis would replace and that are not of
+// the same input.
+void check_folder(const fs::path& folder, const std::string& source) {
+  if (fs::exists(folder) && !fs::is_directory(folder))
+    throw UsageError(fmt::format("--out {}: is a file; give a folder", folder.string()));
+  const bool free = std::ranges::none_of(kFiles, [&](const char* name) { return fs::exists(folder / name); });
+  if (free) return;
+  std::string there = "something that they do not name";
+  try {
+    const std::string file = (folder / kFiles[0]).string();
+    there = parse_json_object(read_file(file), file).at("model").at("source").get<std::string>();
+  } catch (const std::exception&) {  // no JSON of this program
+  }
+  if (there != source)
+    throw RunFolderError(fmt::format("{}: {} there are of {}; choose another folder, or remove them",
+                                     folder.string(), fmt::join(kFiles, ", "), there));
+}
+
 // Names of domains come from outside and need not be UTF-8.
 std::string text(const nlohmann::ordered_json& report, int indent) {
   return report.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
@@ -85,10 +114,10 @@ void write_folder(const fs::path& folder, const Report& report) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) throw FileError(fmt::format("{}: {}", folder.string(), error.message()));
-  write_file(folder / "analysis.json", text(report.json, 1));
-  analysis::write_report_hdf5(report.json, folder / "analysis.h5");
-  write_file(folder / "analysis.md", report.markdown);
-  log_info("written: {}", (folder / "analysis.md").string());
+  write_file(folder / kFiles[0], text(report.json, 1));
+  analysis::write_report_hdf5(report.json, folder / kFiles[1]);
+  write_file(folder / kFiles[2], report.markdown);
+  log_info("written: {}", (folder / kFiles[2]).string());
 }
 
 int run(int argc, char** argv) {
@@ -97,11 +126,14 @@ int run(int argc, char** argv) {
   if (answered(program, given)) return 0;
   if (!given.count("input"))
     throw UsageError("give a run, a checkpoint, a trace or a CSV of counts; see --help");
-  if (!given["json"].as<bool>() && !given.count("out"))
-    throw UsageError("nothing to do: --json prints the analysis, -o DIR writes it");
   const fs::path input = given["input"].as<std::string>();
   if (!fs::exists(input)) throw UsageError(input.string() + ": no such file or folder");
-  const Report report = fs::is_directory(input) ? of_run(input, given) : of_trace(input, given);
+  if (!given["json"].as<bool>() && !given.count("out"))
+    throw UsageError("nothing to do: --json prints the analysis, -o DIR writes it");
+  const std::string source = source_of(input);
+  if (given.count("out")) check_folder(given["out"].as<std::string>(), source);
+  Report report = fs::is_directory(input) ? of_run(input, given) : of_trace(input, given);
+  add_fields(report.json["model"], {{"source", source}});
   if (given.count("out")) write_folder(given["out"].as<std::string>(), report);
   if (given["json"].as<bool>()) std::cout << text(report.json, -1);
   return 0;

@@ -157,7 +157,7 @@ def record(model, batches, path, domains=(), sample=32):
             for hook in layer.hooks:
                 hook.remove()
     if not domain:
-        raise ValueError("no batches: nothing to record")
+        raise ValueError("no batches: nothing to record; the texts are empty, or there is no tokenizer that makes tokens of them")
     config = getattr(model, "config", None)
     coefficient = getattr(config, "router_aux_loss_coef", None) or getattr(config, "aux_loss_alpha", None)
     top_k = round(float(layers[0].rows["count"][0].sum() / layers[0].rows["tokens"][0]))
@@ -167,7 +167,11 @@ def record(model, batches, path, domains=(), sample=32):
 def text_batches(files, tokenizer, tokens, texts, device):
     """Batches of `texts` texts of a file, cut to `tokens` tokens and filled up with padding."""
     for domain, file in enumerate(files):
-        cut = [tokenizer(text)["input_ids"][:tokens] for text in re.split(r"\n\s*\n", file.read_text(encoding="utf-8")) if text.strip()]
+        try:
+            texts_of_file = re.split(r"\n\s*\n", file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: no text in UTF-8: {error}") from None
+        cut = [tokenizer(text)["input_ids"][:tokens] for text in texts_of_file if text.strip()]
         cut = [ids for ids in cut if ids]
         for first in range(0, len(cut), texts):
             some = cut[first:first + texts]
@@ -176,6 +180,26 @@ def text_batches(files, tokenizer, tokens, texts, device):
             for row, one in enumerate(some):
                 ids[row, :len(one)], mask[row, :len(one)] = torch.tensor(one), 1
             yield ids, mask, domain
+
+
+def refuse(message):
+    print("hf_trace: " + " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def load(name, device):
+    """The model and its tokenizer, from a folder or from the hub."""
+    if not pathlib.Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.rstrip("/").count("/") > 1):
+        refuse(f"{name}: no such folder")
+    sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        refuse(f"needs transformers 5 (pip install transformers==5.23.0): {error}")
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device), AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # damaged weights, unknown families, missing packages: transformers raises what it likes
+        refuse(f"{name}: neither a folder with a model and its tokenizer nor a name on the hub that can be loaded: {str(error).partition(chr(10))[0]}")
 
 
 def main():
@@ -190,14 +214,17 @@ def main():
     given = parser.parse_args()
     for file in given.files:
         if not file.is_file():
-            parser.error(f"{file}: no such text file")
-    sys.modules.setdefault("torchvision", None)  # text needs none, and one that was built for another torch cannot be imported
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype="auto").to(given.device)
-    batches = text_batches(given.files, AutoTokenizer.from_pretrained(given.model), given.tokens, given.texts, given.device)
-    record(model, batches, given.out, [file.stem for file in given.files], given.sample)
-    print(f"written: {given.out}; next: exfusion-analyze {given.out} --json", file=sys.stderr)
+            refuse(f"{file}: no such text file")
+    if not given.out.parent.is_dir() or given.out.is_dir():
+        refuse(f"{given.out}: is a folder, or its folder does not exist")
+    if min(given.tokens, given.texts, given.sample) < 1:
+        refuse("--tokens, --texts and --sample must be 1 or more")
+    model, tokenizer = load(given.model, given.device)
+    try:
+        record(model, text_batches(given.files, tokenizer, given.tokens, given.texts, given.device), given.out, [file.stem for file in given.files], given.sample)
+    except (OSError, ValueError) as error:
+        refuse(error)
+    print(f"written: {given.out}; next: ./dev run exfusion-analyze {given.out} -o {given.out.with_suffix('')}-analysis/", file=sys.stderr)
 
 
 if __name__ == "__main__":

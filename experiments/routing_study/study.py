@@ -12,7 +12,6 @@ import math
 import os
 import pathlib
 import subprocess
-import tempfile
 
 import h5py
 import numpy
@@ -74,47 +73,11 @@ def train(folder, arm, seed, epochs):
     return call("exfusion-train", REPO / "recipes/quickstart.yaml", "--out", folder, *(word for item in sets for word in ("--set", item)))
 
 
-# ---- intervals at every step
-
-
-def with_sigma(total, squares, tokens, sigma):
-    """Sums of squares [B, M] whose spread, pooled over batches, is `sigma`: what is within batches is scaled."""
-    within = squares - total**2 / tokens[:, None]
-    between = ((total**2 / tokens[:, None]).sum(0) - total.sum(0)**2 / tokens.sum()).mean() / tokens.sum()
-    scale = max(sigma**2 - between, 0) / (within.sum(0).mean() / tokens.sum())
-    return total**2 / tokens[:, None] + scale * within
-
-
-def write_trace(analysis, row, file):
-    """The routing trace of one row of a run's /analysis. It has no sample of logits, from which the null's sigma would come: the sums of
-    squares are made to give the sigma that the run has measured on its own sample, centred per token."""
-    with h5py.File(file, "w") as trace:
-        first = analysis["load"][next(iter(analysis["load"]))]
-        trace.attrs.update({"format": "exfusion-trace", "version": 1, "num_experts": first["count"].shape[2], "top_k": first["routes"].shape[2]})
-        for name, load in analysis["load"].items():
-            routing, layer = analysis["congestion"][name], trace.create_group(name)
-            there = numpy.isfinite(load["tokens"][row])
-            tokens = load["tokens"][row][there]
-            layer["tokens"], layer["count"] = tokens.astype("int64"), load["count"][row][there].astype("int64")
-            layer["sum_prob"], layer["sum_logit"] = routing["sum_prob"][row][there], routing["sum_logit"][row][there]
-            layer["sum_logit_sq"] = with_sigma(layer["sum_logit"][:], routing["sum_logit_sq"][row][there], tokens, routing["sigma"][row])
-
-
-def congestion_of_step(analysis, row, place):
-    write_trace(analysis, row, place / "trace.h5")
-    report = call("exfusion-analyze", place / "trace.h5")
-    pick = {name: report["model"][name] for name in STEP_FIELDS}
-    return {**pick, "layers": [{**{name: layer[name] for name in STEP_FIELDS}, "q1": layer["gamma_by_quality"]["q1"],
-                                "null_q1": layer["gamma_null_by_quality"]["q1"]} for layer in report["layers"]]}
-
-
-def congestion(folder):
-    """gamma_eff, its null and the excess at every step, of the model and of its layers, with intervals."""
-    with h5py.File(folder / "metrics.h5") as file, tempfile.TemporaryDirectory() as place:
-        if "analysis/congestion" not in file:
-            return []
-        steps = file["analysis/load/layer_000/step"][:]
-        return [{"step": int(step), **congestion_of_step(file["analysis"], row, pathlib.Path(place))} for row, step in enumerate(steps)]
+def congestion(report):
+    """gamma_eff, its null and the excess at every step that the run analysed, of the model and of its layers, with intervals."""
+    return [{"step": at["model"]["step"], **{name: at["model"][name] for name in STEP_FIELDS},
+             "layers": [{**{name: layer[name] for name in STEP_FIELDS}, "q1": layer["gamma_by_quality"]["q1"],
+                         "null_q1": layer["gamma_null_by_quality"]["q1"]} for layer in at["layers"]]} for at in report.get("training", [])]
 
 
 # ---- collecting
@@ -172,7 +135,7 @@ def of_run(folder, arm, seed):
     model = {name: report["model"][name] for name in MODEL_FIELDS if name in report["model"]}
     if "alone" in model:
         model["alone"] = {"loss": model["alone"]["loss"]}
-    return numbers({"arm": arm, "seed": seed, "curves": curves(folder), "congestion": json.loads((folder / "congestion.json").read_text()),
+    return numbers({"arm": arm, "seed": seed, "curves": curves(folder), "congestion": congestion(report),
                     "layers": [of_layer(layer) for layer in report["layers"]], "model": model})
 
 
@@ -180,7 +143,6 @@ def one_run(arm, seed, given):
     folder = given.output / f"{arm}-seed{seed}"
     kept(folder.with_suffix(".json"), lambda: train(folder, arm, seed, given.epochs))
     kept(folder / "analysis.json", lambda: call("exfusion-analyze", folder))
-    kept(folder / "congestion.json", lambda: congestion(folder))
     print(f"{arm}, seed {seed}: done", flush=True)
     return of_run(folder, arm, seed)
 

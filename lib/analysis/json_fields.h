@@ -10,15 +10,17 @@ namespace exfusion::analysis {
 
 using Json = nlohmann::ordered_json;
 
+inline Json interval_json(const Interval& one) {
+  return one.defined() ? Json({one.low, one.high}) : Json(nullptr);
+}
+
 // Builds one object and notes the reason of every null under its path ("heldout_l1.mfg", two levels at most).
 class Fields {
  public:
   void put(const std::string& path, const Quantity& one) {
     put(path, one.defined() ? Json(one.value) : Json(nullptr), one.reason);
   }
-  void put(const std::string& path, const Interval& one) {
-    put(path, one.defined() ? Json({one.low, one.high}) : Json(nullptr), one.reason);
-  }
+  void put(const std::string& path, const Interval& one) { put(path, interval_json(one), one.reason); }
   void put(const std::string& path, Json value, const std::string& reason = "") {
     const std::size_t dot = path.find('.');
     (dot == path.npos ? object_[path] : object_[path.substr(0, dot)][path.substr(dot + 1)]) =

@@ -52,13 +52,13 @@ std::vector<double> null_quality(const Null& null, const Loads& loads, Quality w
   return q;
 }
 
-void fill_null(Null& null, const Loads& loads, const LayerCongestion& found, std::uint32_t layer) {
+void fill_null(Null& null, const Loads& loads, std::uint32_t layer) {
   const auto experts = static_cast<std::int64_t>(null.router.bias.size());
   null.averages =
       simulate_router(null.router, std::clamp(kSimulatedLogits / experts, kFewestTokens, kMostTokens), layer);
   for (std::size_t i = 0; i < 4; ++i) {
-    if (!found.gamma_by_quality[i].defined()) {
-      null.gamma[i] = undefined(found.gamma_by_quality[i].reason);
+    if (const Qualities measured = qualities(loads.sums, kQualities[i]); measured.q.empty()) {
+      null.gamma[i] = undefined(measured.reason);
       continue;
     }
     if (kQualities[i] == Quality::gate_norm && loads.sums.gate.empty()) {
@@ -206,7 +206,7 @@ LayerCongestion analyse_congestion(const Trace& trace, const TraceLayer& layer, 
     null = Null{{qualities(loads.sums, Quality::mean_logit).q, found.sigma.value, trace.top_k, trace.scores,
                  gates_renormalised(layer, experts)}};
     null->slots = loads.sums.tokens * static_cast<double>(trace.top_k);
-    fill_null(*null, loads, found, number);
+    fill_null(*null, loads, number);
     found.null_by_quality = null->gamma;
     found.gamma_null_closed_form = {
         gaussian_null(static_cast<double>(experts), static_cast<double>(trace.top_k), found.sigma.value)

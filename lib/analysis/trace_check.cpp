@@ -107,7 +107,8 @@ void check_sample(const TraceLayer& layer, const Trace& trace, const std::string
   for (std::size_t s = 0; s < layer.sampled(); ++s) {
     if (layer.batch[s] < 0 || static_cast<std::size_t>(layer.batch[s]) >= layer.batches())
       fail(fmt::format("{}/batch[{}]", where, s),
-           fmt::format("must be 0 to {}, is {}", layer.batches() - 1, layer.batch[s]));
+           fmt::format("must be one of the {} batches, numbered from 0; is {}", layer.batches(),
+                       layer.batch[s]));
   }
   for (std::size_t i = 0; i < layer.logits.size(); ++i) {
     if (!std::isfinite(layer.logits[i])) fail(entry(where, "logits", i, trace.experts), "must be finite");
@@ -121,7 +122,8 @@ void check_sample(const TraceLayer& layer, const Trace& trace, const std::string
 void check_domains(const std::vector<std::int32_t>& domain, std::size_t domains, const std::string& where) {
   for (std::size_t i = 0; i < domain.size(); ++i) {
     if (domain[i] < 0 || static_cast<std::size_t>(domain[i]) >= domains)
-      fail(fmt::format("{}[{}]", where, i), fmt::format("must be 0 to {}, is {}", domains - 1, domain[i]));
+      fail(fmt::format("{}[{}]", where, i),
+           fmt::format("must be one of the {} domains, numbered from 0; is {}", domains, domain[i]));
   }
 }
 
@@ -138,24 +140,18 @@ void check_items(const TraceLayer& layer, const Trace& trace, const std::string&
   for (std::size_t s = 0; s < layer.item.size(); ++s) {
     if (layer.item[s] < 0 || static_cast<std::size_t>(layer.item[s]) >= layer.item_domain.size())
       fail(fmt::format("{}/item[{}]", where, s),
-           fmt::format("must be 0 to {}, is {}", layer.item_domain.size() - 1, layer.item[s]));
+           fmt::format("must be one of the {} items, numbered from 0; is {}", layer.item_domain.size(),
+                       layer.item[s]));
   }
 }
 
 }  // namespace
 
 void check_domain_name(const std::string& name, const std::string& where) {
+  if (name.empty()) fail(where, "a domain's name is empty");
   for (const char one : name) {
     if (static_cast<unsigned char>(one) < 0x20) fail(where, "a domain's name holds a control character");
   }
-}
-
-std::string printable(std::string_view text) {
-  std::string shown(text.substr(0, 64));
-  for (char& one : shown) {
-    if (static_cast<unsigned char>(one) < 0x20 || one == 0x7f) one = '?';
-  }
-  return shown;
 }
 
 void check_trace(const Trace& trace, const std::string& file) {
@@ -174,12 +170,6 @@ void check_trace(const Trace& trace, const std::string& file) {
     check_domains(layer.domain, domains, where + "/domain");
     check_domains(layer.item_domain, domains, where + "/item_domain");
   }
-}
-
-std::vector<double> column_sums(const std::vector<double>& table, std::size_t columns) {
-  std::vector<double> sums(columns, 0.0);
-  for (std::size_t i = 0; i < table.size(); ++i) sums[i % columns] += table[i];
-  return sums;
 }
 
 }  // namespace exfusion::analysis

@@ -51,7 +51,7 @@ Cells read_cells(const std::filesystem::path& file, std::vector<std::string>& do
   const std::string text = read_file(file, kLargestFile);
   std::map<std::string, std::size_t, std::less<>> numbers;
   Cells counts;
-  std::size_t number = 0, begin = 0;
+  std::size_t number = 0, begin = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;  // a byte order mark
   while (begin < text.size()) {
     std::size_t end = std::min(text.find('\n', begin), text.size());
     Line line{fmt::format("{}:{}", file.string(), ++number),
@@ -60,11 +60,13 @@ Cells read_cells(const std::filesystem::path& file, std::vector<std::string>& do
     if (line.text.ends_with('\r')) line.text.remove_suffix(1);
     if (number == 1) {
       if (line.text != "layer,domain,expert,count")
-        throw FormatError(line.where +
-                          ": neither an HDF5 file nor a CSV whose first line is layer,domain,expert,count");
+        throw FormatError(fmt::format(
+            "{}: neither an HDF5 file nor a CSV whose first line is layer,domain,expert,count; it is '{}'",
+            line.where, printable(line.text)));
       continue;
     }
-    if (line.text.empty()) continue;
+    if (line.text.empty() && text.find_first_not_of("\r\n", begin) == text.npos) break;  // the file's end
+    if (line.text.empty()) throw FormatError(line.where + ": an empty line among the counts");
     const auto row = cells(line);
     const auto domain = numbers.try_emplace(std::string(row[1]), numbers.size());
     if (domain.second) {
@@ -93,7 +95,8 @@ Trace read_trace_csv(const std::filesystem::path& file) {
     rows.emplace(std::get<0>(key), std::get<1>(key));
   }
   trace.experts = static_cast<std::size_t>(last_expert) + 1;
-  if (trace.experts < 2) throw FormatError(file.string() + ": a single expert: nothing to compare");
+  if (trace.experts < 2)
+    throw FormatError(file.string() + ": holds a single expert, number 0; there must be 2 or more");
   if (rows.size() > kMostCells / trace.experts)
     throw FormatError(fmt::format("{}: {} layers and domains of {} experts are too many", file.string(),
                                   rows.size(), trace.experts));

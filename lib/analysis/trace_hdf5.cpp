@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 #include <utility>
 
 #include "analysis/trace.h"
@@ -219,11 +218,12 @@ herr_t note_layer(hid_t /*file*/, const char* name, const H5L_info_t* /*info*/, 
 Trace read_header(hid_t file, const std::string& path) {
   const std::vector<std::string> format = text_attribute(file, path, "format");
   if (format != std::vector<std::string>{"exfusion-trace"})
-    fail(path, "no trace: attribute format must be exfusion-trace");
+    fail(path, fmt::format("no routing trace: attribute format must be exfusion-trace, {}",
+                           format.empty() ? "is missing (of a run, give its folder)"
+                                          : "is '" + printable(format[0]) + "'"));
   integer_attribute(file, path, "version", 1, 1);
   Trace trace;
-  const std::int64_t experts = integer_attribute(file, path, "num_experts", 1, kMostExperts);
-  if (experts == 1) fail(path, "attribute num_experts: a single expert: nothing to compare");
+  const std::int64_t experts = integer_attribute(file, path, "num_experts", 2, kMostExperts);
   trace.experts = static_cast<std::size_t>(experts);
   trace.top_k = static_cast<std::size_t>(integer_attribute(file, path, "top_k", 1, experts));
   const std::vector<std::string> scores = text_attribute(file, path, "scores");
@@ -282,16 +282,6 @@ void read_in_child(const std::filesystem::path& file) {
 Trace read_trace_hdf5(const std::filesystem::path& file) {
   read_in_child(file);
   return read_whole_file(file);
-}
-
-Trace read_trace(const std::filesystem::path& file) {
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(file, ignored)) fail(file.string(), "no such file");
-  std::ifstream stream(file, std::ios::binary);
-  char magic[8] = {};
-  stream.read(magic, sizeof magic);
-  constexpr char kHdf5[8] = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
-  return std::equal(std::begin(magic), std::end(magic), kHdf5) ? read_trace_hdf5(file) : read_trace_csv(file);
 }
 
 }  // namespace exfusion::analysis

@@ -11,11 +11,8 @@ namespace {
 
 using analysis::Fields;
 using analysis::ImageSums;
+using analysis::interval_json;
 using Json = nlohmann::ordered_json;
-
-Json interval_json(const analysis::Interval& one) {
-  return one.defined() ? Json({one.low, one.high}) : Json(nullptr);
-}
 
 Json numbers_json(const std::vector<double>& values) {
   Json list = Json::array();

@@ -67,7 +67,7 @@ void add_group(const ObservedGroup& group, Json& layers, Json& model) {
 
 const std::set<std::string> kLoadFields = {"imbalance", "cv_floor",      "dead_experts", "domains",
                                            "nmi",       "label_shuffle", "random_router"};
-const std::set<std::string> kPlainFields = {"layer", "undefined", "experts", "top_k", "layers"};
+const std::set<std::string> kPlainFields = {"layer", "experts", "top_k", "layers"};
 
 std::string group_of_field(const std::string& field) {
   if (field == "scores") return field;
@@ -75,23 +75,9 @@ std::string group_of_field(const std::string& field) {
 }
 
 Json only_groups(const Json& object, const std::vector<std::string>& groups) {
-  const auto wanted = [&](const std::string& path) {
-    const std::string field = path.substr(0, path.find('.'));
+  return only_fields(object, [&](const std::string& field) {
     return kPlainFields.contains(field) || has(groups, group_of_field(field));
-  };
-  Json kept = Json::object();
-  for (const auto& [field, value] : object.items()) {
-    if (!wanted(field)) continue;
-    if (field != "undefined") {
-      kept[field] = value;
-      continue;
-    }
-    kept[field] = Json::object();
-    for (const auto& [path, reason] : value.items()) {
-      if (wanted(path)) kept[field][path] = reason;
-    }
-  }
-  return kept;
+  });
 }
 
 // ---- what knock-outs are ranked by
@@ -201,7 +187,8 @@ std::vector<std::string> applying_groups(const ReadCheckpoint& checkpoint,
   std::vector<std::string> groups = inspection_group_names();
   for (const std::string& group : asked) {
     if (!has(groups, group))
-      throw UsageError(fmt::format("--groups {}: unknown; choose from {}", group, fmt::join(groups, ", ")));
+      throw UsageError(fmt::format("--groups '{}': unknown; choose from {} without spaces, or all alone",
+                                   group, fmt::join(groups, ",")));
     if (!applies(group, kind))
       throw UsageError(fmt::format("--groups {}: nothing to look at: the model has {} experts", group,
                                    kind == "dense" ? "no" : kind));

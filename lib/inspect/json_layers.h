@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace exfusion {
 
@@ -24,6 +25,20 @@ inline void add_fields(nlohmann::ordered_json& to, nlohmann::ordered_json fields
   to.erase("undefined");
   for (auto& [name, value] : fields.items()) to[name] = std::move(value);
   to["undefined"] = std::move(undefined);
+}
+
+// The fields that are wanted, by name, and the reasons of what is undefined in them.
+template <class Wanted>
+nlohmann::ordered_json only_fields(const nlohmann::ordered_json& object, const Wanted& wanted) {
+  nlohmann::ordered_json kept = nlohmann::ordered_json::object(), undefined = kept;
+  for (const auto& [name, value] : object.items()) {
+    if (name != "undefined" && wanted(name)) kept[name] = value;
+  }
+  for (const auto& [path, reason] : object.at("undefined").items()) {
+    if (wanted(path.substr(0, path.find('.')))) undefined[path] = reason;
+  }
+  kept["undefined"] = std::move(undefined);
+  return kept;
 }
 
 }  // namespace exfusion

@@ -16,7 +16,8 @@ struct AnalysisRequest {
 
 struct RunAnalysis {
   nlohmann::ordered_json report;  // {layers, model} of the newest checkpoint; checkpoints: the same of those
-                                  // before it, without knock-outs
+                                  // before it, without knock-outs; training: congestion at the steps that
+                                  // the run itself analysed
   std::string markdown;
 };
 

@@ -228,8 +228,21 @@ std::string phase_sentence(const std::string& name, const Json& of) {
                      fmt::join(steps, " and "), fmt::join(slopes, ", "));
 }
 
+std::string logged_table(const Json& training) {
+  std::string page =
+      "\nCongestion at the steps that the run itself analysed, means over layers:\n\n"
+      "| step | gamma_eff | 95 % | gamma_null | gamma_excess | 95 % |\n|---|---|---|---|---|---|\n";
+  for (const Json& at_step : training) {
+    const Json& model = at_step.at("model");
+    page += fmt::format("| {} | {} | {} | {} | {} | {} |\n", at(model, "/step"), at(model, "/gamma_eff"),
+                        at(model, "/gamma_ci"), at(model, "/gamma_null"), at(model, "/gamma_excess"),
+                        at(model, "/gamma_excess_ci"));
+  }
+  return page;
+}
+
 std::string training_section(const Json& report) {
-  std::string page;
+  std::string page = report.contains("training") ? logged_table(report.at("training")) : "";
   if (report.contains("checkpoints")) {
     page += "\n| step | loss | accuracy | gamma_eff | gamma_null |\n|---|---|---|---|---|\n";
     for (const Json& earlier : report.at("checkpoints")) page += training_row(earlier);

@@ -17,8 +17,11 @@ class MetricsReader {
   MetricsReader& operator=(const MetricsReader&) = delete;
   // Every row of a column that has one int64 or float64 per row, as "eval/accuracy"; nullopt when the file
   // has no such column. Throws FormatError when it is of another kind or claims more than the file can hold.
-  // With a width, a column of arrays [rows, width], row by row.
+  // With a width, a column of arrays of that many numbers each, row by row.
   std::optional<std::vector<double>> column(const std::string& name, std::uint64_t width = 0) const;
+  // The sizes of a row of a column: {} for one number, {batches, experts} for a table; nullopt when the file
+  // has no such column. Throws FormatError for sizes that no row has.
+  std::optional<std::vector<std::uint64_t>> row_shape(const std::string& name) const;
 
  private:
   struct File;

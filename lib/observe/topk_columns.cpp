@@ -114,6 +114,9 @@ ObservedGroup congestion_columns(const analysis::Trace& trace, const analysis::T
   columns.many("sum_logit", {size.batches, m}, layer.sum_logit);
   columns.many("sum_logit_sq", {size.batches, m}, layer.sum_logit_sq);
   columns.curve("gamma_eff", found.gamma_eff);
+  columns.one("gamma_estimator", found.gamma_estimator == "E3"    ? 3.0  // docs/metrics.md
+                                 : found.gamma_estimator == "E1'" ? 1.0
+                                                                  : NAN);
   columns.one("gamma_iv", found.gamma_iv);
   columns.curve("temperature", found.temperature);
   columns.curve("gamma_null", found.gamma_null);

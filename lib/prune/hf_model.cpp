@@ -11,6 +11,7 @@
 #include "io/files.h"
 #include "io/json_text.h"
 #include "io/safetensors_format.h"
+#include "io/safetensors_layout.h"
 #include "prune/weight_scores.h"
 
 namespace exfusion {
@@ -112,6 +113,10 @@ void note_tensor(const HfModel& model, const SafetensorsFile& file, const std::s
     throw FormatError(fmt::format("{}: tensor {} is [{}], {}", file.path(), quoted_name(name),
                                   fmt::join(shape, ", "), right));
   };
+  const std::string& type = file.tensors().at(name).dtype;
+  const std::optional<at::ScalarType> known = scalar_type(type);
+  if (!known || !at::isFloatingType(*known))
+    refuse(fmt::format("of type {}, expected floating point (quantized experts are not supported)", type));
   FoundLayer& layer = layers[tensor->layer];
   if (tensor->expert < 0) {
     layer.router = true;

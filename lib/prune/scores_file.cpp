@@ -61,6 +61,9 @@ ScoresByLayer from_document(const json& document, const std::string& file, const
         all.contains(score) && all[score].is_object() ? all[score].value("values", json()) : json();
     if (one.is_null())
       throw FormatError(fmt::format("{}: layer {}: {} is undefined there", file, number, score));
+    if (std::ranges::any_of(one, [](const json& value) { return !value.is_number(); }))
+      throw FormatError(
+          fmt::format("{}: layer {}: {} holds something else than numbers", file, number, score));
     if (!scores.emplace(number, one.get<std::vector<double>>()).second)
       throw FormatError(fmt::format("{}: layer {} is there twice", file, number));
   }
@@ -88,8 +91,11 @@ void check_file_score(const std::string& score) {
 ScoresByLayer read_scores(const fs::path& file, const std::string& score) {
   const std::string name = reported_name(score);
   std::error_code ignored;
-  if (!fs::is_regular_file(file, ignored)) throw FormatError(file.string() + ": no such file");
-  if (std::ifstream(file, std::ios::binary).peek() == '{') return from_json(file, name);
+  if (!fs::is_regular_file(file, ignored))
+    throw FormatError(file.string() +
+                      (fs::exists(file, ignored) ? ": not a regular file" : ": no such file"));
+  if (file.extension() == ".json" || std::ifstream(file, std::ios::binary).peek() == '{')
+    return from_json(file, name);
   return from_trace(file, name);
 }
 

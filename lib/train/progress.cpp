@@ -2,11 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <cstdio>
 
 #include "core/duration.h"
 #include "core/log.h"
@@ -17,16 +16,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-constexpr double kRedrawSeconds = 0.1;
-constexpr double kLogSeconds = 20.0;
-
-bool on_terminal() {
-  static const bool terminal = isatty(STDERR_FILENO) == 1;
-  return terminal;
-}
-
-bool drawn_line = false;  // whether the terminal's last line is ours
-
 }  // namespace
 
 Progress::Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch,
@@ -35,25 +24,11 @@ Progress::Progress(std::int64_t first_step, std::int64_t total, std::int64_t ste
       steps_per_epoch_(steps_per_epoch),
       global_batch_(global_batch),
       step_flops_(step_flops),
-      peak_flops_(peak_flops),
-      drawn_(Clock::now()),
-      logged_(Clock::now()) {
-  log_before_line(&Progress::clear);
+      peak_flops_(peak_flops) {
   if (first_step > 0) log_info("{} of {} steps are done", first_step, total);
 }
 
-Progress::~Progress() {
-  clear();
-  log_before_line({});
-}
-
-void Progress::clear() {
-  if (!drawn_line) return;
-  std::fputs("\r\033[K", stderr);
-  drawn_line = false;
-}
-
-std::string Progress::line(std::int64_t step, double lr) const {
+std::string Progress::text(std::int64_t step, double lr) const {
   const double rate = static_cast<double>(global_batch_) / mean_seconds_;
   return fmt::format("epoch {:.2f}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} samples/s  MFU {:.2f}  ETA {}",
                      static_cast<double>(step) / static_cast<double>(steps_per_epoch_), step, total_,
@@ -66,16 +41,7 @@ void Progress::update(std::int64_t step, const StepResult& result, double second
   const double weight = std::max(0.02, 1.0 / static_cast<double>(seen_));
   mean_seconds_ += weight * (seconds - mean_seconds_);
   if (std::isfinite(result.loss)) mean_loss_ += weight * (result.loss - mean_loss_);
-  const Clock::time_point now = Clock::now();
-  if (Seconds(now - logged_).count() >= kLogSeconds || step == total_) {
-    log_line_info(line(step, result.lr));
-    logged_ = now;
-  } else if (on_terminal() && Seconds(now - drawn_).count() >= kRedrawSeconds) {
-    std::fputs(("\r\033[K" + line(step, result.lr)).c_str(), stderr);
-    std::fflush(stderr);
-    drawn_line = true;
-    drawn_ = now;
-  }
+  line_.show([&] { return text(step, result.lr); }, step == total_);
 }
 
 double measure_peak_flops(const std::string& precision) {

@@ -1,9 +1,9 @@
 // How far a run is: one line that redraws itself on a terminal, and plain log lines now and then everywhere.
 #pragma once
-#include <chrono>
 #include <cstdint>
 #include <string>
 
+#include "core/terminal_line.h"
 #include "train/step.h"
 
 namespace exfusion {
@@ -15,20 +15,17 @@ class Progress {
   // current speed.
   Progress(std::int64_t first_step, std::int64_t total, std::int64_t steps_per_epoch,
            std::int64_t global_batch, double step_flops, double peak_flops);
-  ~Progress();
   // After a step that took `seconds`, waiting for data included.
   void update(std::int64_t step, const StepResult& result, double seconds);
-  // Removes the line from the terminal, so that something else can be printed.
-  static void clear();
 
  private:
-  std::string line(std::int64_t step, double lr) const;
+  std::string text(std::int64_t step, double lr) const;
 
   std::int64_t total_, steps_per_epoch_, global_batch_;
   double step_flops_, peak_flops_;
   double mean_seconds_ = 0.0, mean_loss_ = 0.0;  // exponential means, for display only
   std::int64_t seen_ = 0;
-  std::chrono::steady_clock::time_point drawn_, logged_;
+  TerminalLine line_;
 };
 
 // FLOP/s of a square matrix product in this precision with the threads set, best of a few.

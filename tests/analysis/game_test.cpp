@@ -40,6 +40,23 @@ TEST(Game, SlopesOfThePublishedVectors) {
   }
 }
 
+// Each layer's qualities are the other's loads times `c` (identity - 1/3 off the diagonal).
+TEST(Game, TwoCoupledLayersSettleWhereThePublishedVectorsSay) {
+  const json file = vectors("a5_small_gain");
+  for (const json& one : file.at("cases")) {
+    const json& inputs = one.at("inputs");
+    const double c = inputs.at("c");
+    const auto answer = [&](const std::vector<double>& load) {
+      std::vector<double> q;
+      for (const double share : load) q.push_back(c * (share - (1.0 - share) / 3.0));
+      return *equilibrium_shares(q, inputs.at("gamma"));
+    };
+    std::vector<double> second = numbers(inputs.at("start_m2")), first;
+    for (int round = 0; round < 1000; ++round) second = answer(first = answer(second));
+    expect_key(one, "fixed_point_m1_from_start", first);
+  }
+}
+
 TEST(Game, TheSlopeIsThatOfTheSolutionAlsoForNegativeGamma) {
   const std::vector<double> q = {1.2, -0.4, 0.3, 0.0, -1.1, 0.8};
   for (const double gamma : {-1.5, 0.0, 6.0, 300.0}) {

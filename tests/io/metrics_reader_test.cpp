@@ -100,6 +100,30 @@ TEST_F(Reader, ArraysOfAKnownWidthComeRowByRow) {
   EXPECT_THROW(reader.column("fusion/step", 1), FormatError);
 }
 
+TEST_F(Reader, TablesComeRowByRowAndSayTheirSizes) {
+  {
+    MetricsFile file(path_, {{"load", {{"count", false, {2, 3}}}}}, -1);
+    file.append("load", 1, {{"count", {1, 2, 3, 4, 5, 6}}});
+    file.append("load", 2, {{"count", {7, 8, 9, 10, 11, 12}}});
+    file.flush();
+  }
+  const MetricsReader reader(path_);
+  EXPECT_EQ(reader.row_shape("load/count").value(), (std::vector<std::uint64_t>{2, 3}));
+  EXPECT_TRUE(reader.row_shape("load/step")->empty());
+  EXPECT_FALSE(reader.row_shape("load/nothing"));
+  const std::vector<double> values = reader.column("load/count", 6).value();
+  ASSERT_EQ(values.size(), 12u);
+  EXPECT_EQ(values[7], 8.0);
+  EXPECT_THROW(reader.column("load/count", 3), FormatError);
+}
+
+TEST_F(Reader, RowsOfNoPossibleSizeAreRefused) {
+  write_foreign("loss", H5T_NATIVE_DOUBLE, {4, hsize_t{1} << 40}, {1, 1024});
+  EXPECT_THROW(MetricsReader(path_).row_shape("loss"), FormatError);
+  write_foreign("loss", H5T_NATIVE_DOUBLE, {4, hsize_t{1} << 16, hsize_t{1} << 16}, {1, 1, 1024});
+  EXPECT_THROW(MetricsReader(path_).row_shape("loss"), FormatError);
+}
+
 TEST_F(Reader, AGroupIsNoColumn) {
   write(2);
   EXPECT_THROW(MetricsReader(path_).column("train"), FormatError);

@@ -236,6 +236,22 @@ def test_a_folder_holds_the_json_its_hdf5_and_sentences(call, layers, tmp_path):
     assert "`scores.taylor`" in page
 
 
+def test_an_analysis_of_something_else_is_not_replaced(call, layers, tmp_path):
+    out, trace = tmp_path / "out", write_trace(tmp_path / "trace.h5", layers)
+    call("analyze", trace, "-o", out, check=True)
+    written = (out / "analysis.md").read_bytes()
+    assert json.loads((out / "analysis.json").read_text())["model"]["source"] == str(trace)
+    other = write_trace(tmp_path / "other.h5", {0: layers[0]})
+    refused(call("analyze", other, "-o", out), "out", str(trace), "choose another folder")
+    assert (out / "analysis.md").read_bytes() == written
+    call("analyze", out / "../trace.h5", "-o", out, check=True)
+    (out / "analysis.json").write_text("{}")
+    refused(call("analyze", trace, "-o", out), "do not name")
+    (out / "analysis.json").unlink()
+    refused(call("analyze", trace, "-o", out), "do not name")
+    refused(call("analyze", trace, "-o", other), "is a file")
+
+
 def test_a_csv_of_counts_is_read(call, tmp_path):
     file = tmp_path / "counts.csv"
     file.write_text("layer,domain,expert,count\n" + "".join(f"{layer},{domain},{expert},{count}\n" for layer in (0, 2)
@@ -326,16 +342,26 @@ def test_a_bad_field_is_named(call, layers, tmp_path, change, word):
     assert len(refused(done, word, "trace.h5")) == 1
 
 
-BAD_ATTRIBUTES = {"format": "other", "version": 2, "num_experts": 1, "top_k": M + 1, "scores": "hard", "aux_loss_coef": -1.0}
+BAD_ATTRIBUTES = {"format": "other", "version": 2, "num_experts": 1, "top_k": M + 1, "scores": "hard", "aux_loss_coef": -1.0, "domains": ["a", ""]}
 
 
 @pytest.mark.parametrize("name, value", BAD_ATTRIBUTES.items(), ids=BAD_ATTRIBUTES)
 def test_a_bad_attribute_is_named(call, layers, tmp_path, name, value):
-    refused(call("analyze", write_trace(tmp_path / "trace.h5", layers, **{name: value}), "--json"), name)
+    refused(call("analyze", write_trace(tmp_path / "trace.h5", layers, **{name: value}), "--json"), name.removesuffix("s"))
+
+
+def test_a_single_expert_is_outside_of_the_bounds_that_are_documented(call, repo, tmp_path):
+    with h5py.File(tmp_path / "trace.h5", "w") as file:
+        file.attrs.update({"format": "exfusion-trace", "version": 1, "num_experts": 1, "top_k": 1})
+    refused(call("analyze", tmp_path / "trace.h5", "--json"), "num_experts: must be 2 to 65536, is 1")
+    assert "| `num_experts` | integer | M, 2 to 65536 |" in (repo / "docs/formats.md").read_text()
 
 
 def test_files_that_are_no_trace_are_refused(call, layers, tmp_path):
     refused(call("analyze", tmp_path / "absent.h5", "--json"), "absent.h5")
+    for name, text, word in (("empty.h5", "", "is empty"), ("words.h5", "layer,domain", "no HDF5 file, though its name says so")):
+        (tmp_path / name).write_text(text)
+        refused(call("analyze", tmp_path / name, "--json"), f"{name}: {word}")
     refused(call("analyze", write_trace(tmp_path / "empty.h5", {}), "--json"), "no layers")
     whole = write_trace(tmp_path / "trace.h5", layers).read_bytes()
     for length in (10, 600, len(whole) // 2, len(whole) - 100):
@@ -369,6 +395,8 @@ BAD_CSV = {
     "layer,domain,expert,count\n0,a,0,1\n": "single expert",
     "layer,domain,expert,count\n0,a,0,0\n0,a,1,0\n": "layer 0",
     "layer,domain,expert,count\n0,\"a\",0,1\n": ":2",
+    "layer,domain,expert,count\n0,,0,1\n0,a,1,1\n": "counts.csv:2: a domain's name is empty",
+    "layer,domain,expert,count\n0,a,0,1\n\n0,a,1,1\n": "counts.csv:3: an empty line",
 }
 
 
@@ -378,6 +406,12 @@ def test_a_bad_csv_is_refused(call, tmp_path, text, word):
     refused(call("analyze", tmp_path / "counts.csv", "--json"), word)
 
 
+def test_empty_lines_may_end_a_csv_and_a_byte_order_mark_begin_it(call, tmp_path):
+    (tmp_path / "counts.csv").write_text("\ufefflayer,domain,expert,count\r\n0,a,0,1\r\n0,a,1,1\r\n\r\n\n")
+    assert json.loads(call("analyze", tmp_path / "counts.csv", "--json", check=True).stdout)["model"]["experts"] == 2
+
+
 def test_it_needs_something_to_do(call, layers, tmp_path):
     refused(call("analyze", write_trace(tmp_path / "trace.h5", layers)), "--json")
     refused(call("analyze"), "trace")
+    refused(call("analyze", tmp_path / "none.h5"), "none.h5: no such file")

@@ -216,6 +216,33 @@ def test_phases_need_eight_points_and_have_them(reports):
     assert "functional_diversity" in reports["memory"]["model"]["phases"]
 
 
+def test_congestion_has_intervals_at_every_step_that_the_run_logged(call, runs, tmp_path):
+    recipe = write_recipe(tmp_path, RECIPE.replace("ROOT", str(runs["data"])).replace("keep: 20", "keep: 1"))
+    call("train", recipe, "--out", tmp_path / "run", "--set", FFN, "--set",
+         "analysis={groups: [load, congestion], every: [1, 4, 9], batches: 5, batch: 16}", check=True)
+    report = json.loads(call("analyze", tmp_path / "run", "--groups", "congestion", "--json", "-o", tmp_path / "out", check=True).stdout)
+    assert list(report) == ["layers", "model", "training"] and [at["model"]["step"] for at in report["training"]] == [1, 4, 9]
+    with h5py.File(tmp_path / "run/metrics.h5") as file:
+        logged = [{name: values[:] for name, values in file[f"analysis/congestion/layer_00{block}"].items()} for block in range(DEPTH)]
+    known = 0
+    for row, at in enumerate(report["training"]):
+        for block, layer in enumerate(at["layers"]):
+            for field, tolerance in (("gamma_eff", 1e-9), ("gamma_iv", 1e-9), ("sigma", 1e-9), ("gamma_null", 0.1), ("gamma_excess", 0.1)):
+                value = logged[block][field][row]
+                assert (layer[field] is None) == numpy.isnan(value), (field, at)
+                assert layer[field] is None or layer[field] == pytest.approx(value, rel=1e-9, abs=tolerance), field
+            assert layer["gamma_null"] is not None
+            assert {"E3": 3, "E1'": 1}.get(layer["gamma_estimator"], -1) == numpy.nan_to_num(logged[block]["gamma_estimator"][row], nan=-1)
+            if layer["gamma_ci"]:
+                assert layer["gamma_ci"][0] <= layer["gamma_eff"] <= layer["gamma_ci"][1]
+                known += 1
+        assert nulls(at["model"]) == set(at["model"]["undefined"])
+    assert known > 0
+    assert "Congestion at the steps that the run itself analysed" in (tmp_path / "out/analysis.md").read_text()
+    with h5py.File(tmp_path / "out/analysis.h5") as file:
+        assert file["training/1/model/step"][()] == 4
+
+
 def test_phases_take_the_rows_that_the_run_wrote(call, runs, tmp_path):
     recipe = write_recipe(tmp_path, RECIPE.replace("ROOT", str(runs["data"])).replace("keep: 20", "keep: 1"))
     call("train", recipe, "--out", tmp_path / "run", "--set", FFN, "--set",
@@ -241,7 +268,7 @@ def test_one_checkpoint_some_groups_and_files(call, runs, tmp_path):
     with h5py.File(tmp_path / "out/analysis.h5") as file:
         assert file["layer_000/knock_out/loss"][:] == pytest.approx(layer["knock_out"]["loss"])
     page = (tmp_path / "out/analysis.md").read_text()
-    assert page.startswith("# Analysis of step-00000005, step 5\n") and "taking an expert out costs" in page
+    assert page.startswith("# Analysis of topk, step 5\n") and "taking an expert out costs" in page
 
 
 def test_the_summary_of_a_run_speaks_in_sentences(call, runs, tmp_path):
@@ -254,13 +281,19 @@ def test_the_summary_of_a_run_speaks_in_sentences(call, runs, tmp_path):
         assert file["checkpoints/0/model/step"][()] == 1
 
 
+def test_a_link_to_a_checkpoint_has_the_runs_name(call, runs, tmp_path):
+    call("analyze", runs["dense"] / "checkpoints/latest", "-o", tmp_path / "out", check=True)
+    assert "# Analysis of dense, step 9\n" in (tmp_path / "out/analysis.md").read_text()
+
+
 def test_the_data_may_be_elsewhere(call, runs, tmp_path):
     data = made_data(tmp_path / "moved", 2)
     report = json.loads(call("analyze", checkpoints(runs["dense"])[-1], "--data", f"root={data}", "--json", check=True).stdout)
     same = json.loads(call("analyze", checkpoints(runs["dense"])[-1], "--json", check=True).stdout)
     assert report["model"]["held_out"]["loss"] != same["model"]["held_out"]["loss"]
     refused(call("analyze", runs["dense"], "--data", f"root={tmp_path}/none", "--json"), f"{tmp_path}/none")
-    refused(call("analyze", runs["dense"], "--data", "rot=x", "--json"), "data.rot", "root")
+    for words in (["rot=x", "--data rot=x: ", "data.rot", "root"], ["foo", "--data foo: must be key=value"]):
+        assert not any("--set" in line for line in refused(call("analyze", runs["dense"], "--data", words[0], "--json"), *words[1:]))
 
 
 def test_bad_input_is_one_line(call, runs, tmp_path):
@@ -268,16 +301,32 @@ def test_bad_input_is_one_line(call, runs, tmp_path):
         return refused(call("analyze", *args, "--json"))[0]
 
     assert "neither a run" in line(tmp_path)
+    assert "an exported model, which has neither a recipe nor held-out data" in line(runs["dense"] / "export")
+    (tmp_path / "olmoe").mkdir()
+    (tmp_path / "olmoe/config.json").write_text('{"model_type": "olmoe"}')
+    assert "record a routing trace of it (experiments/hf_trace)" in line(tmp_path / "olmoe")
+    (tmp_path / "upcycled").mkdir()
+    (tmp_path / "upcycled/upcycle.json").write_text("{}")
+    assert "give a run" in line(tmp_path / "upcycled")
     assert "no such file" in line(tmp_path / "none").lower()
     (tmp_path / "empty/checkpoints").mkdir(parents=True)
     assert "has no checkpoint" in line(tmp_path / "empty")
     assert "the model has no experts" in line(runs["dense"], "--groups", "fused")
     assert "the model has topk experts" in line(runs["topk"], "--groups", "fused")
     assert "the model has fused experts" in line(runs["memory"], "--groups", "congestion")
-    assert "choose from load, congestion, fused, lens, scores, causal" in line(runs["topk"], "--groups", "load,lods")
+    assert "'lods': unknown; choose from load,congestion,fused,lens,scores,causal" in line(runs["topk"], "--groups", "load,lods")
+    assert "no routing trace" in line(runs["topk"] / "metrics.h5")
     assert "--batches" in line(runs["topk"], "--batches", "1")
     (tmp_path / "counts.csv").write_text("layer,domain,expert,count\n0,0,0,1\n0,0,1,1\n")
     assert "--groups" in line(tmp_path / "counts.csv", "--groups", "load")
+
+
+def test_a_damaged_metrics_file_is_named_before_the_work(call, runs, tmp_path):
+    run = shutil.copytree(runs["dense"], tmp_path / "run", symlinks=True)
+    (run / "metrics.h5").write_bytes((run / "metrics.h5").read_bytes()[:3000])
+    assert "move it away" in refused(call("analyze", run, "--json"), "metrics.h5")[0]
+    (run / "metrics.h5").unlink()
+    call("analyze", run, "--json", check=True)
 
 
 def test_damaged_checkpoints_are_named_and_passed_over(call, runs, tmp_path):

@@ -165,6 +165,25 @@ def test_models_without_experts_and_without_data_are_refused(hf_trace, tmp_path)
         hf_trace.record(make_mixture("olmoe"), [], tmp_path / "trace.h5")
 
 
+@pytest.mark.parametrize("change, words", [
+    ({"model": "/nowhere/olmoe"}, "/nowhere/olmoe: no such folder"),
+    ({"model": "EMPTY"}, "neither a folder with a model"),
+    ({"text": "none.txt"}, "none.txt: no such text file"),
+    ({"out": "/nowhere/trace.h5"}, "/nowhere/trace.h5: is a folder, or its folder does not exist"),
+    ({"out": "EMPTY"}, "EMPTY: is a folder"),
+    ({"python": "NONE"}, "needs transformers 5"),
+])
+def test_what_cannot_be_recorded_is_one_line(run, repo, tmp_path, change, words):
+    (tmp_path / "code.txt").write_text("a text")
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "NONE").mkdir()
+    (tmp_path / "NONE/transformers.py").write_text("raise ImportError(name='transformers')")
+    of = {"model": "EMPTY", "text": "code.txt", "out": "trace.h5", "python": "EMPTY", **change}
+    done = run([sys.executable, repo / "experiments/hf_trace/hf_trace.py", tmp_path / of["model"], tmp_path / of["text"], "-o", tmp_path / of["out"]],
+               env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path / of["python"])})
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("hf_trace: ") and words in done.stderr and "Traceback" not in done.stderr
+
+
 def test_from_text_to_a_pruned_model(run, repo, call, tmp_path):
     """The commands of docs/pruning.md: text files, a trace, its analysis, half of the experts."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -235,6 +235,15 @@ def test_scores_of_another_model_are_refused(call, model_folder, tmp_path, layer
     refused(done, *words)
 
 
+@pytest.mark.parametrize("text, words", [("[]", ["not a JSON object"]), ("{}", ["layers must be a list"]), ("", ["not a JSON object"]),
+                                         ('{"layers": [{"layer": 0, "scores": {"man": {"values": [1, null]}}}]}', ["layer 0: man holds something else than numbers"]),
+                                         (None, ["not a regular file"])])
+def test_files_that_hold_no_scores_are_refused(call, model_folder, tmp_path, text, words):
+    file = tmp_path / "scores.json"
+    file.mkdir() if text is None else file.write_text(text)
+    refused(call("prune", model_folder, "--score", "man", "--keep", "0.5", "--scores", file, "-o", tmp_path / "out"), *words)
+
+
 def edit_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({key: value for key, value in {**config, **changes}.items() if value is not None}))
@@ -269,6 +278,7 @@ GATE = "model.layers.1.mlp.gate.weight"
     (lambda folder: edit_weights(folder, lambda w: w.update({GATE: w[GATE][1:].clone()})), ["gate", "rows"]),
     (lambda folder: edit_weights(folder, lambda w: w.update({EXPERT: w[EXPERT][0].clone()})), ["experts."]),
     (lambda folder: edit_weights(folder, lambda w: w.update({EXPERT + "_scale": w.pop(EXPERT)})), ["quantized"]),
+    (lambda folder: edit_weights(folder, lambda w: w.update({EXPERT: w[EXPERT].to(torch.int8)})), [EXPERT, "of type I8", "quantized"]),
     (lambda folder: edit_weights(folder, lambda w: w.update({"lm_head.weight": w["lm_head.weight"].to(torch.float8_e4m3fn)})), ["lm_head", "F8_E4M3"]),
     (lambda folder: edit_weights(folder, lambda w: [w.pop(name) for name in list(w) if ".mlp." in name]), ["no tensors"]),
 ])

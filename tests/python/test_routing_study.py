@@ -1,4 +1,4 @@
-"""experiments/routing_study: traces of a run's rows, the tables and pictures of made-up results. The runs themselves take too long."""
+"""experiments/routing_study: columns of a run, the tables and pictures of made-up results. The runs themselves take too long."""
 
 import importlib
 import json
@@ -27,49 +27,23 @@ def study(repo):
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory):
-    """metrics.h5 of a run with three rows; the last of its batches has no images."""
-    rng = numpy.random.default_rng(0)
+    """metrics.h5 of a run with three rows."""
     path = tmp_path_factory.mktemp("run") / "metrics.h5"
-    shape = (len(STEPS), BATCHES, EXPERTS)
     with h5py.File(path, "w") as file:
         for layer in range(LAYERS):
-            tokens = numpy.full(shape[:2], 50.0)
-            bias = rng.normal(0, 0.5, EXPERTS)
-            logits = bias + rng.normal(0, 1, (*shape[:2], 50, EXPERTS))
-            chosen = logits.argsort(-1).argsort(-1) >= EXPERTS - 2
-            columns = {"load/tokens": tokens, "load/count": chosen.sum(2).astype(float), "load/routes": numpy.zeros((len(STEPS), 4, 2)),
-                       "congestion/sum_prob": (numpy.exp(logits) / numpy.exp(logits).sum(-1, keepdims=True)).sum(2),
-                       "congestion/sum_logit": logits.sum(2), "congestion/sum_logit_sq": (logits**2).sum(2), "congestion/sigma": numpy.full(3, 0.7),
-                       "load/max_mean": numpy.full(3, 1.5), "load/step": numpy.array(STEPS, float), "congestion/step": numpy.array(STEPS, float)}
-            for name, values in columns.items():
-                if name.split("/")[1] in ("tokens", "count", "sum_prob", "sum_logit", "sum_logit_sq"):
-                    values[:, -1] = numpy.nan
-                group, column = name.split("/")
-                file[f"analysis/{group}/layer_{layer:03}/{column}"] = values
+            for name, values in {"count": numpy.ones((3, BATCHES, EXPERTS)), "max_mean": numpy.full(3, 1.5), "step": numpy.array(STEPS, float)}.items():
+                file[f"analysis/load/layer_{layer:03}/{name}"] = values
         file["experts/update_participation"] = numpy.ones((2, LAYERS))
     return path
 
 
-def test_a_trace_of_a_row_is_read_and_has_the_sigma_of_the_run(study, metrics, run, bin_dir, tmp_path):
-    with h5py.File(metrics) as file:
-        study.write_trace(file["analysis"], 1, tmp_path / "trace.h5")
-        counts = file["analysis/load/layer_000/count"][1][:-1].sum(0)
-    done = run([bin_dir / "exfusion-analyze", tmp_path / "trace.h5", "--json"], check=True, env={"OMP_NUM_THREADS": "1"})
-    report = json.loads(done.stdout)
-    assert [layer["sigma"] for layer in report["layers"]] == pytest.approx([0.7] * LAYERS, rel=1e-9)
-    assert report["layers"][0]["imbalance"]["max_mean"] == pytest.approx(counts.max() / counts.mean())
-    assert report["model"]["top_k"] == 2 and set(study.STEP_FIELDS) <= set(report["model"])
-
-
-def test_spread_is_scaled_within_batches_alone(study):
-    rng = numpy.random.default_rng(1)
-    logits = rng.normal(0, 2, (5, 40, 3)) + rng.normal(0, 1, (5, 1, 3))
-    tokens, total = numpy.full(5, 40.0), logits.sum(1)
-    for sigma in (1.5, 4.0):
-        squares = study.with_sigma(total, (logits**2).sum(1), tokens, sigma)
-        assert numpy.sqrt((squares.sum(0) / 200 - (total.sum(0) / 200)**2).mean()) == pytest.approx(sigma)
-    smallest = study.with_sigma(total, (logits**2).sum(1), tokens, 1e-3)
-    assert (smallest >= total**2 / 40 - 1e-9).all()
+def test_congestion_is_that_of_every_step_of_the_report(study):
+    fields = dict.fromkeys(study.STEP_FIELDS, 1.0)
+    by_quality = {"gamma_by_quality": {"q1": 2.0, "q2": 1.0}, "gamma_null_by_quality": {"q1": 3.0, "q2": 1.0}, "undefined": {}}
+    training = [{"layers": [{"layer": 0, **fields, **by_quality}], "model": {"step": step, **fields}} for step in STEPS]
+    found = study.congestion({"training": training})
+    assert [at["step"] for at in found] == STEPS and found[0]["layers"] == [{**fields, "q1": 2.0, "null_q1": 3.0}]
+    assert found[0]["gamma_ci"] == 1.0 and study.congestion({}) == []
 
 
 def test_curves_have_every_number_of_a_layer(study, metrics):
