@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kRounds = 30;                 // of k-means
 constexpr std::size_t kTokensPerType = 16;  // fewer make a type's mean logits noise
-constexpr std::size_t kMostTokens = 4096;
+constexpr std::size_t kMostSampled = 4096;
 constexpr std::size_t kMostValues = 64;  // of a hidden state; more are projected at random onto so many
 
 double squared_distance(const float* a, const float* b, std::size_t size) {
@@ -44,7 +44,7 @@ std::vector<float> spread_centres(const std::vector<float>& points, std::size_t 
   return centres;
 }
 
-// Sampled tokens of even batches, evenly spaced, at most kMostTokens, with LayerNormed hidden states,
+// Sampled tokens of even batches, evenly spaced, at most kMostSampled, with LayerNormed hidden states,
 // projected at random where they are long, which keeps distances (Johnson and Lindenstrauss 1984).
 struct HeldInSample {
   std::size_t size = 0;              // of a hidden state
@@ -69,7 +69,7 @@ HeldInSample held_in_sample(const TraceLayer& layer, std::size_t experts) {
   std::vector<std::size_t> rows;
   for (std::size_t s = 0; s < layer.sampled(); ++s)
     if (layer.batch[s] % 2 == 0) rows.push_back(s);
-  const std::size_t stride = (rows.size() + kMostTokens - 1) / kMostTokens, size = layer.hidden_size();
+  const std::size_t stride = (rows.size() + kMostSampled - 1) / kMostSampled, size = layer.hidden_size();
   std::vector<float> projection(size > kMostValues ? size * kMostValues : 0), normed(size);
   CounterRandom random = draw(Purpose::token_types, 0, static_cast<std::uint32_t>(layer.layer));
   for (float& one : projection) one = static_cast<float>(random.normal());
@@ -88,7 +88,7 @@ HeldInSample held_in_sample(const TraceLayer& layer, std::size_t experts) {
 }
 
 // What the fit of one partition starts from and what it predicts.
-struct Loads {
+struct TypeLoads {
   std::vector<double> fitted_to, held_out;  // shares of the even and the odd batches
 };
 
@@ -98,7 +98,7 @@ struct Fit {
 };
 
 Fit fit_types(const HeldInSample& sample, const std::vector<std::uint32_t>& type, std::size_t types,
-              const Loads& loads) {
+              const TypeLoads& loads) {
   const std::size_t experts = loads.fitted_to.size();
   std::vector<double> q(types * experts, 0.0), weight(types, 0.0);
   for (std::size_t n = 0; n < type.size(); ++n) {
@@ -172,8 +172,8 @@ MultiTypeTable multi_type(const TraceLayer& layer, std::size_t experts) {
     table.l1 = undefined("fewer than 128 sampled tokens in the even batches, or a single batch");
     return table;
   }
-  const Loads loads{raw_shares(sum_batches(layer, experts, halves.even).count),
-                    raw_shares(sum_batches(layer, experts, halves.odd).count)};
+  const TypeLoads loads{raw_shares(sum_batches(layer, experts, halves.even).count),
+                        raw_shares(sum_batches(layer, experts, halves.odd).count)};
   const auto number = static_cast<std::uint32_t>(layer.layer);
   const Fit single = fit_types(sample, std::vector<std::uint32_t>(sample.logits.size(), 0), 1, loads);
   for (const std::size_t types : kTypeCounts) {

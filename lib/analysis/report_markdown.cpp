@@ -8,7 +8,7 @@
 namespace exfusion::analysis {
 namespace {
 
-constexpr std::size_t kFewBatches = 20;  // below, a bootstrap over batches is too sure of itself
+constexpr std::size_t kFewForBootstrap = 20;  // below, a bootstrap over batches is too sure of itself
 
 std::string text(const Quantity& one) {
   return one.defined() ? fmt::format("{:.3g}", one.value) : "-";
@@ -154,11 +154,11 @@ std::string report_markdown(const Trace& trace, const TraceAnalysis& analysis, c
       "gamma, its estimators and nulls are reconstructions from an abstract (arXiv 2604.04230) and this "
       "project's own; they are not that paper's numbers. Intervals: 95 %, batches resampled 1,000 times";
   const std::size_t batches = trace.layers.front().batches();
-  page += batches < kFewBatches
+  page += batches < kFewForBootstrap
               ? fmt::format(
                     "; with {} batches they are too narrow, and what they exclude is not excluded: "
                     "take {} or more.\n\n## Congestion\n\n",
-                    batches, kFewBatches)
+                    batches, kFewForBootstrap)
               : std::string(".\n\n## Congestion\n\n");
   page += fmt::format("Mean over layers: gamma_eff {} {}, null {}: {}.\n\n", text(model.gamma_eff),
                       text(model.gamma_ci), text(model.gamma_null),

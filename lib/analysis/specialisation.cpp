@@ -12,7 +12,7 @@ namespace exfusion::analysis {
 namespace {
 
 constexpr std::uint32_t kShuffles = 200, kRouters = 20;
-constexpr std::size_t kMostTokens = 2048;
+constexpr std::size_t kMostTokensAtOnce = 2048;
 constexpr double kMostProducts = 2e9;  // of the random routers with hidden states, per layer
 
 double entropy(const std::vector<double>& counts, double total) {
@@ -94,7 +94,7 @@ NullComparison router_null(const Trace& trace, const TraceLayer& layer, std::siz
   const std::size_t experts = trace.experts, top_k = trace.top_k;
   const double each = static_cast<double>(layer.hidden_size() * experts) * kRouters;
   const std::size_t most =
-      std::clamp<std::size_t>(static_cast<std::size_t>(kMostProducts / each), 1, kMostTokens);
+      std::clamp<std::size_t>(static_cast<std::size_t>(kMostProducts / each), 1, kMostTokensAtOnce);
   const std::size_t stride = (layer.sampled() + most - 1) / most;
   std::vector<std::size_t> tokens;
   for (std::size_t s = 0; s < layer.sampled(); s += stride) tokens.push_back(s);

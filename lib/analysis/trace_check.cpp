@@ -10,11 +10,11 @@
 namespace exfusion::analysis {
 namespace {
 
-constexpr double kExact = 9007199254740992.0;  // 2^53: whole numbers up to here are exact as double
-constexpr std::size_t kMostCells = 1u << 26;   // of a table of domains and experts
-constexpr double kRounding = 1e-4;             // relative; sums that a model made in float
+constexpr double kExact = 9007199254740992.0;      // 2^53: whole numbers up to here are exact as double
+constexpr std::size_t kMostTableCells = 1u << 26;  // of a table of domains and experts
+constexpr double kRounding = 1e-4;                 // relative; sums that a model made in float
 
-[[noreturn]] void fail(const std::string& where, const std::string& what) {
+[[noreturn]] void refuse(const std::string& where, const std::string& what) {
   throw FormatError(where + ": " + what);
 }
 
@@ -27,31 +27,33 @@ void check_finite(const std::vector<double>& values, const std::string& where, c
                   std::size_t experts, bool negative_allowed) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!std::isfinite(values[i]) || (!negative_allowed && values[i] < 0.0))
-      fail(entry(where, field, i, experts),
-           fmt::format("must be {}, is {}", negative_allowed ? "finite" : "0 or more", values[i]));
+      refuse(entry(where, field, i, experts),
+             fmt::format("must be {}, is {}", negative_allowed ? "finite" : "0 or more", values[i]));
   }
 }
 
 void check_counts(const TraceLayer& layer, const Trace& trace, const std::string& where) {
-  if (layer.tokens.empty()) fail(where, "holds no batches");
+  if (layer.tokens.empty()) refuse(where, "holds no batches");
   double total = 0.0;
   for (std::size_t b = 0; b < layer.batches(); ++b) {
     if (!(layer.tokens[b] > 0.0))
-      fail(fmt::format("{}/tokens[{}]", where, b),
-           fmt::format("a batch must have tokens, has {}", layer.tokens[b]));
+      refuse(fmt::format("{}/tokens[{}]", where, b),
+             fmt::format("a batch must have tokens, has {}", layer.tokens[b]));
     double slots = 0.0;
     for (std::size_t i = b * trace.experts; i < (b + 1) * trace.experts; ++i) {
       if (layer.count[i] < 0.0 || layer.count[i] > layer.tokens[b])
-        fail(entry(where, "count", i, trace.experts),
-             fmt::format("must be 0 to {}, the tokens of the batch; is {}", layer.tokens[b], layer.count[i]));
+        refuse(
+            entry(where, "count", i, trace.experts),
+            fmt::format("must be 0 to {}, the tokens of the batch; is {}", layer.tokens[b], layer.count[i]));
       slots += layer.count[i];
     }
     if (slots != static_cast<double>(trace.top_k) * layer.tokens[b])
-      fail(fmt::format("{}/count[{}]", where, b),
-           fmt::format("must sum to top_k tokens, {} * {}; sums to {}", trace.top_k, layer.tokens[b], slots));
+      refuse(
+          fmt::format("{}/count[{}]", where, b),
+          fmt::format("must sum to top_k tokens, {} * {}; sums to {}", trace.top_k, layer.tokens[b], slots));
     total += slots;
   }
-  if (total > kExact) fail(where + "/count", "more than 2^53 selections in all");
+  if (total > kExact) refuse(where + "/count", "more than 2^53 selections in all");
 }
 
 // sum^2 <= n sum_sq for every entry (Cauchy and Schwarz), which any real sums obey.
@@ -62,8 +64,8 @@ void check_squares(const std::vector<double>& sum, const std::vector<double>& su
   for (std::size_t i = 0; i < sum.size(); ++i) {
     const double n = counts.size() == sum.size() ? counts[i] : counts[i / experts];
     if (sum[i] * sum[i] > n * sum_sq[i] * (1.0 + kRounding) + 1e-30)
-      fail(entry(where, field, i, experts),
-           fmt::format("{} is too small for a sum of {} over {} tokens", sum_sq[i], sum[i], n));
+      refuse(entry(where, field, i, experts),
+             fmt::format("{} is too small for a sum of {} over {} tokens", sum_sq[i], sum[i], n));
   }
 }
 
@@ -74,7 +76,7 @@ void check_sums(const TraceLayer& layer, const Trace& trace, const std::string& 
   check_finite(layer.sum_prob, where, "sum_prob", experts, false);
   for (std::size_t i = 0; i < layer.selection_bias.size(); ++i) {
     if (!std::isfinite(layer.selection_bias[i]))
-      fail(fmt::format("{}/selection_bias[{}]", where, i), "must be finite");
+      refuse(fmt::format("{}/selection_bias[{}]", where, i), "must be finite");
   }
   const std::pair<const char*, const std::vector<double>*> routed[] = {
       {"sum_gate", &layer.sum_gate},
@@ -88,15 +90,15 @@ void check_sums(const TraceLayer& layer, const Trace& trace, const std::string& 
     check_finite(*values, where, name, experts, values == &layer.sum_taylor);
     for (std::size_t i = 0; i < values->size(); ++i) {
       if (layer.count[i] == 0.0 && (*values)[i] != 0.0)
-        fail(entry(where, name, i, experts), fmt::format("is {} without routed tokens", (*values)[i]));
+        refuse(entry(where, name, i, experts), fmt::format("is {} without routed tokens", (*values)[i]));
     }
   }
   for (std::size_t b = 0; b < layer.batches() && !layer.sum_prob.empty(); ++b) {
     const auto row = layer.sum_prob.begin() + static_cast<std::ptrdiff_t>(b * experts);
     const double total = std::reduce(row, row + static_cast<std::ptrdiff_t>(experts));
     if (!(std::abs(total - layer.tokens[b]) <= kRounding * layer.tokens[b]))
-      fail(fmt::format("{}/sum_prob[{}]", where, b),
-           fmt::format("must sum to the tokens, {}, within 1e-4; sums to {}", layer.tokens[b], total));
+      refuse(fmt::format("{}/sum_prob[{}]", where, b),
+             fmt::format("must sum to the tokens, {}, within 1e-4; sums to {}", layer.tokens[b], total));
   }
   check_squares(layer.sum_logit, layer.sum_logit_sq, layer.tokens, where, "sum_logit_sq", experts);
   check_squares(layer.sum_norm, layer.sum_norm_sq, layer.count, where, "sum_norm_sq", experts);
@@ -106,24 +108,24 @@ void check_sums(const TraceLayer& layer, const Trace& trace, const std::string& 
 void check_sample(const TraceLayer& layer, const Trace& trace, const std::string& where) {
   for (std::size_t s = 0; s < layer.sampled(); ++s) {
     if (layer.batch[s] < 0 || static_cast<std::size_t>(layer.batch[s]) >= layer.batches())
-      fail(fmt::format("{}/batch[{}]", where, s),
-           fmt::format("must be one of the {} batches, numbered from 0; is {}", layer.batches(),
-                       layer.batch[s]));
+      refuse(fmt::format("{}/batch[{}]", where, s),
+             fmt::format("must be one of the {} batches, numbered from 0; is {}", layer.batches(),
+                         layer.batch[s]));
   }
   for (std::size_t i = 0; i < layer.logits.size(); ++i) {
-    if (!std::isfinite(layer.logits[i])) fail(entry(where, "logits", i, trace.experts), "must be finite");
+    if (!std::isfinite(layer.logits[i])) refuse(entry(where, "logits", i, trace.experts), "must be finite");
   }
   for (std::size_t i = 0; i < layer.hidden.size(); ++i) {
     if (!std::isfinite(layer.hidden[i]))
-      fail(entry(where, "hidden", i, layer.hidden_size()), "must be finite");
+      refuse(entry(where, "hidden", i, layer.hidden_size()), "must be finite");
   }
 }
 
 void check_domains(const std::vector<std::int32_t>& domain, std::size_t domains, const std::string& where) {
   for (std::size_t i = 0; i < domain.size(); ++i) {
     if (domain[i] < 0 || static_cast<std::size_t>(domain[i]) >= domains)
-      fail(fmt::format("{}[{}]", where, i),
-           fmt::format("must be one of the {} domains, numbered from 0; is {}", domains, domain[i]));
+      refuse(fmt::format("{}[{}]", where, i),
+             fmt::format("must be one of the {} domains, numbered from 0; is {}", domains, domain[i]));
   }
 }
 
@@ -133,39 +135,39 @@ void check_items(const TraceLayer& layer, const Trace& trace, const std::string&
   for (std::size_t i = 0; i < layer.item_domain.size(); ++i) {
     const auto row = layer.item_count.begin() + static_cast<std::ptrdiff_t>(i * trace.experts);
     if (!(std::reduce(row, row + static_cast<std::ptrdiff_t>(trace.experts)) > 0.0))
-      fail(fmt::format("{}/item_count[{}]", where, i), "an item must have tokens");
+      refuse(fmt::format("{}/item_count[{}]", where, i), "an item must have tokens");
   }
   if (column_sums(layer.item_count, trace.experts) != column_sums(layer.count, trace.experts))
-    fail(where + "/item_count", "must have the same sums over items as count over batches");
+    refuse(where + "/item_count", "must have the same sums over items as count over batches");
   for (std::size_t s = 0; s < layer.item.size(); ++s) {
     if (layer.item[s] < 0 || static_cast<std::size_t>(layer.item[s]) >= layer.item_domain.size())
-      fail(fmt::format("{}/item[{}]", where, s),
-           fmt::format("must be one of the {} items, numbered from 0; is {}", layer.item_domain.size(),
-                       layer.item[s]));
+      refuse(fmt::format("{}/item[{}]", where, s),
+             fmt::format("must be one of the {} items, numbered from 0; is {}", layer.item_domain.size(),
+                         layer.item[s]));
   }
 }
 
 }  // namespace
 
 void check_domain_name(const std::string& name, const std::string& where) {
-  if (name.empty()) fail(where, "a domain's name is empty");
+  if (name.empty()) refuse(where, "a domain's name is empty");
   for (const char one : name) {
-    if (static_cast<unsigned char>(one) < 0x20) fail(where, "a domain's name holds a control character");
+    if (static_cast<unsigned char>(one) < 0x20) refuse(where, "a domain's name holds a control character");
   }
 }
 
 void check_trace(const Trace& trace, const std::string& file) {
   for (const std::string& name : trace.domains) check_domain_name(name, file);
-  if (trace.layers.empty()) fail(file, "holds no layers: groups layer_000, layer_001, ...");
+  if (trace.layers.empty()) refuse(file, "holds no layers: groups layer_000, layer_001, ...");
   for (const TraceLayer& layer : trace.layers) {
     const std::string where = fmt::format("{}: layer_{:03}", file, layer.layer);
     check_counts(layer, trace, where);
     check_sums(layer, trace, where);
     check_sample(layer, trace, where);
-    const std::size_t most = std::min<std::size_t>(65536, kMostCells / trace.experts);
+    const std::size_t most = std::min<std::size_t>(65536, kMostTableCells / trace.experts);
     const std::size_t domains = trace.domains.empty() ? most : trace.domains.size();
     if (domains > most)
-      fail(file, fmt::format("{} domains of {} experts are too many", domains, trace.experts));
+      refuse(file, fmt::format("{} domains of {} experts are too many", domains, trace.experts));
     check_items(layer, trace, where);
     check_domains(layer.domain, domains, where + "/domain");
     check_domains(layer.item_domain, domains, where + "/item_domain");

@@ -14,8 +14,8 @@ namespace exfusion::analysis {
 namespace {
 
 constexpr std::uint64_t kLargestFile = 64u << 20;
-constexpr std::int64_t kMostExperts = 65536, kMostLayers = 100000;
-constexpr std::size_t kMostDomains = 65536, kMostCells = 1u << 26;
+constexpr std::int64_t kMostCsvExperts = 65536, kMostCsvLayers = 100000;
+constexpr std::size_t kMostCsvDomains = 65536, kMostCells = 1u << 26;
 
 struct Line {
   std::string where;  // file:line
@@ -73,9 +73,9 @@ Cells read_cells(const std::filesystem::path& file, std::vector<std::string>& do
       domains.emplace_back(row[1]);
       check_domain_name(domains.back(), line.where);
     }
-    if (domains.size() > kMostDomains) throw FormatError(line.where + ": more than 65536 domains");
-    const auto key = std::tuple(whole_number(line, row[0], "layer", kMostLayers), domain.first->second,
-                                whole_number(line, row[2], "expert", kMostExperts - 1));
+    if (domains.size() > kMostCsvDomains) throw FormatError(line.where + ": more than 65536 domains");
+    const auto key = std::tuple(whole_number(line, row[0], "layer", kMostCsvLayers), domain.first->second,
+                                whole_number(line, row[2], "expert", kMostCsvExperts - 1));
     if (!counts.emplace(key, whole_number(line, row[3], "count", std::int64_t{1} << 53)).second)
       throw FormatError(line.where + ": this layer, domain and expert were there before");
   }

@@ -12,12 +12,12 @@ namespace {
 
 using Handle = Hdf5Handle;
 
-[[noreturn]] void fail(const std::string& what) {
+[[noreturn]] void refuse_write(const std::string& what) {
   throw FileError("cannot write " + what);
 }
 
 Handle checked(hid_t id, herr_t (*close)(hid_t), const std::string& what) {
-  if (id < 0) fail(what);
+  if (id < 0) refuse_write(what);
   return {id, close};
 }
 
@@ -33,7 +33,7 @@ void write_attribute(hid_t object, const std::string& name, hid_t stored, hid_t 
   const Handle space = space_of(sizes, name);
   const Handle attribute =
       checked(H5Acreate2(object, name.c_str(), stored, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, name);
-  if (H5Awrite(attribute, memory, values) < 0) fail(name);
+  if (H5Awrite(attribute, memory, values) < 0) refuse_write(name);
 }
 
 struct Types {
@@ -56,7 +56,7 @@ void write_hdf5_file(const std::filesystem::path& file, const std::function<void
     const Handle created =
         checked(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose, temporary);
     write(created);
-    if (H5Fflush(created, H5F_SCOPE_LOCAL) < 0) fail(temporary);
+    if (H5Fflush(created, H5F_SCOPE_LOCAL) < 0) refuse_write(temporary);
   }
   replace_file(temporary, file);
 }
@@ -98,7 +98,7 @@ void write_values(std::int64_t group, const std::string& name, const std::vector
       checked(H5Dcreate2(group, name.c_str(), type.stored, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
               H5Dclose, name);
   if (!values.empty() && H5Dwrite(dataset, type.memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
-    fail(name);
+    refuse_write(name);
 }
 template void write_values(std::int64_t, const std::string&, const std::vector<std::size_t>&,
                            const std::vector<double>&);

@@ -28,7 +28,7 @@ std::string grid_text(const ComparisonPlan& plan) {
   return plan.grid ? fmt::format("{}={}", plan.grid->key, fmt::join(plan.grid->values, ",")) : "none";
 }
 
-json to_json(const ComparisonPlan& plan) {
+json plan_json(const ComparisonPlan& plan) {
   json arms = json::object();
   for (const Arm& arm : plan.arms) arms[arm.name] = arm.sets;
   return {{"format", 1},         {"recipe", plan.resolved}, {"arms", arms},
@@ -120,7 +120,7 @@ ComparisonFolder::Lock::~Lock() {
 }
 
 void ComparisonFolder::write_plan(const ComparisonPlan& plan) const {
-  write_file(path_ / "plan.json", to_json(plan).dump(1) + "\n");
+  write_file(path_ / "plan.json", plan_json(plan).dump(1) + "\n");
 }
 
 }  // namespace exfusion

@@ -9,7 +9,8 @@ namespace exfusion {
 namespace {
 
 constexpr double kRow = 30.0, kTop = 64.0, kPanel = 330.0, kNames = 150.0, kGap = 50.0, kBottom = 44.0;
-constexpr const char *kCandidate = "#1f6fb4", *kControl = "#777777", *kInk = "#222222", *kGrid = "#dddddd";
+constexpr const char *kCandidateColor = "#1f6fb4", *kControlColor = "#777777", *kInk = "#222222",
+                     *kGrid = "#dddddd";
 
 // One panel's scale: percent or points to pixels, with ticks at round numbers.
 struct Axis {
@@ -63,7 +64,7 @@ std::vector<const ArmSummary*> shown_arms(const StageSummary& stage) {
 }
 
 std::string row_svg(const ArmSummary& arm, double y, const Axis& accuracy, const Axis& difference) {
-  const char* color = arm.of.arm.control ? kControl : kCandidate;
+  const char* color = arm.of.arm.control ? kControlColor : kCandidateColor;
   std::string svg = text_at(kNames - 10, y + 4, "end", arm.of.arm.name);
   for (const auto& run : arm.of.runs)
     svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}' fill-opacity='0.55'/>\n",

@@ -93,7 +93,7 @@ void put_scaled_last(std::vector<PlannedRun>& runs) {
   std::ranges::stable_partition(runs, [](const PlannedRun& run) { return run.scaled_by.empty(); });
 }
 
-std::string value_of(const std::map<std::string, std::string>& chosen, const Arm& arm) {
+std::string tuned_value(const std::map<std::string, std::string>& chosen, const Arm& arm) {
   const auto found = chosen.find(arm.name);
   return found == chosen.end() ? "" : found->second;
 }
@@ -199,7 +199,7 @@ std::vector<PlannedRun> equal_steps_runs(const ComparisonPlan& plan,
     for (const Arm& arm : plan.arms) {
       if (plan.grid && !chosen.contains(arm.name)) continue;
       runs.push_back(make_run(plan, arm, "steps", plan.first_seed + static_cast<std::uint64_t>(i),
-                              value_of(chosen, arm)));
+                              tuned_value(chosen, arm)));
     }
   }
   put_scaled_last(runs);
@@ -214,8 +214,8 @@ std::vector<PlannedRun> matched_runs(const ComparisonPlan& plan, const std::stri
     for (const Arm& arm : plan.arms) {
       const auto found = steps.find(arm.name);
       if (found == steps.end() || found->second == plan.steps) continue;
-      PlannedRun run =
-          make_run(plan, arm, stage, plan.first_seed + static_cast<std::uint64_t>(i), value_of(chosen, arm));
+      PlannedRun run = make_run(plan, arm, stage, plan.first_seed + static_cast<std::uint64_t>(i),
+                                tuned_value(chosen, arm));
       const std::vector<std::string> length = length_sets(plan, found->second);
       run.sets.insert(run.sets.end(), length.begin(), length.end());
       runs.push_back(std::move(run));

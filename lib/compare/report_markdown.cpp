@@ -22,7 +22,7 @@ std::string amount(const std::optional<double>& value) {
   return fmt::format("{:.1f} T", scaled);
 }
 
-std::string value_of(const ComparisonPlan& plan, const ArmRuns& arm) {
+std::string trained_value(const ComparisonPlan& plan, const ArmRuns& arm) {
   if (plan.grid) return arm.value;
   return fmt::format("{}", plan.lr);
 }
@@ -34,7 +34,7 @@ std::string accuracy_table(const ComparisonPlan& plan, const StageSummary& stage
       plan.grid ? plan.grid->key : "optim.lr");
   for (const ArmSummary& arm : stage.arms) {
     const std::string name = arm.of.arm.name + (arm.of.arm.control ? " (control)" : "");
-    text += fmt::format("| {} | {} | {} | ", name, value_of(plan, arm.of),
+    text += fmt::format("| {} | {} | {} | ", name, trained_value(plan, arm.of),
                         arm.steps > 0
                             ? fmt::format("{}{}", arm.steps, arm.of.equal_steps_run ? " (the run above)" : "")
                             : "");

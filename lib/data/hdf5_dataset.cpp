@@ -15,26 +15,10 @@
 namespace exfusion {
 namespace {
 
-constexpr std::uint64_t kDeflateRatio =
+constexpr std::uint64_t kHdf5DeflateRatio =
     1032;  // the most that deflate, the densest of HDF5's filters, can compress
 
 using Handle = Hdf5Handle;
-
-// HDF5 prints its error stack on stderr unless told otherwise; the DataError says what matters.
-class SilentErrors {
- public:
-  SilentErrors() {
-    H5Eget_auto2(H5E_DEFAULT, &function_, &client_);
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  }
-  ~SilentErrors() { H5Eset_auto2(H5E_DEFAULT, function_, client_); }
-  SilentErrors(const SilentErrors&) = delete;
-  SilentErrors& operator=(const SilentErrors&) = delete;
-
- private:
-  H5E_auto2_t function_ = nullptr;
-  void* client_ = nullptr;
-};
 
 struct Expected {
   const char *name, *type;  // type: for messages
@@ -98,14 +82,15 @@ std::vector<T> read_values(const std::filesystem::path& file, hid_t dataset, hid
   return values;
 }
 
-std::shared_ptr<const Dataset> read_split(const std::filesystem::path& file, const ImageShape& shape) {
+std::shared_ptr<const Dataset> read_hdf5_split(const std::filesystem::path& file, const ImageShape& shape) {
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(file, ignored)) {
     fail(file,
          "not found; data.root names the folder with train.h5 and test.h5, docs/data.md shows how to write "
          "them");
   }
-  const SilentErrors silent;
+  // For good: the DataError says what matters, and of what HDF5 loses of a damaged file it complains at exit.
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   const Handle opened(H5Fopen(file.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
   if (opened < 0) fail(file, "no HDF5 file, or a damaged one");
   const Handle images(H5Dopen2(opened, kImages.name, H5P_DEFAULT), H5Dclose);
@@ -132,7 +117,7 @@ std::shared_ptr<const Dataset> read_split(const std::filesystem::path& file, con
 Splits read_hdf5(const DataConfig& config, std::uint64_t /*seed*/, const ImageShape& shape) {
   if (config.root.empty()) throw DataError("data.root is missing: the folder with train.h5 and test.h5");
   const std::filesystem::path folder = config.root;
-  return {read_split(folder / "train.h5", shape), read_split(folder / "test.h5", shape)};
+  return {read_hdf5_split(folder / "train.h5", shape), read_hdf5_split(folder / "test.h5", shape)};
 }
 
 }  // namespace exfusion

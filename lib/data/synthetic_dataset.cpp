@@ -10,7 +10,7 @@ namespace exfusion {
 namespace {
 
 constexpr std::int64_t kGrid = 4;  // cells a side of a class's pattern
-constexpr std::uint64_t kSizeLimit = std::uint64_t{8} << 30;
+constexpr std::uint64_t kMostBytes = std::uint64_t{8} << 30;
 enum : std::uint32_t { kTrainDraw = 0, kTestDraw = 1, kPatternDraw = 2 };  // `epoch` of Draw::synthetic
 
 // Brightness uint8 [classes, channels, kGrid, kGrid].
@@ -47,11 +47,11 @@ std::shared_ptr<const Dataset> make_split(std::int64_t count, std::uint32_t draw
                                           const std::vector<std::uint8_t>& patterns,
                                           const ImageShape& shape) {
   const std::uint64_t each = static_cast<std::uint64_t>(shape.channels * shape.size * shape.size);
-  if (static_cast<std::uint64_t>(count) > kSizeLimit / each) {
+  if (static_cast<std::uint64_t>(count) > kMostBytes / each) {
     throw DataError(
         fmt::format("{} synthetic images of {} bytes exceed the limit of {} bytes: lower data.train_samples "
                     "and data.test_samples",
-                    count, each, kSizeLimit));
+                    count, each, kMostBytes));
   }
   std::vector<std::uint8_t> pixels;
   std::vector<std::int64_t> labels;

@@ -22,8 +22,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kLongestPause(50);  // between two questions
-constexpr std::chrono::seconds kGrace(5);               // rank 0 speaks first where all wait for as long
+constexpr std::chrono::milliseconds kLongestSilence(50);  // between two questions
+constexpr std::chrono::seconds kVerdictGrace(5);          // rank 0 speaks first where all wait for as long
 constexpr std::chrono::seconds kLastWords(10);
 constexpr const char* kRefused = "refused";
 constexpr const char* kPurpose = "purpose";
@@ -31,7 +31,7 @@ constexpr const char* kPurpose = "purpose";
 // The value of a key; nullopt at `until`, and when a rank refuses: `refusal` then says who and why.
 std::optional<std::string> awaited(const Store& store, const std::string& key, Clock::time_point until,
                                    std::string& refusal) {
-  for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestPause)) {
+  for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestSilence)) {
     if (auto value = store.get(key)) return value;
     if (const auto reason = store.get(kRefused)) refusal = *reason;
     if (!refusal.empty() || Clock::now() >= until) return std::nullopt;
@@ -51,7 +51,7 @@ std::string came(const std::string& topic) {
 // Stays, for `bound` at most, until `count` ranks have added to `key`: the store may end with this process.
 void linger(const Store& store, const std::string& key, std::int64_t count, std::chrono::seconds bound) {
   const auto until = Clock::now() + bound;
-  while (store.add(key, 0) < count && Clock::now() < until) std::this_thread::sleep_for(kLongestPause);
+  while (store.add(key, 0) < count && Clock::now() < until) std::this_thread::sleep_for(kLongestSilence);
 }
 
 // The texts of all ranks, each shown to `arrived` as it comes.
@@ -62,7 +62,7 @@ std::vector<std::string> all_texts(const Store& store, const Launch& launch, con
   std::vector<int> missing(texts.size());
   std::iota(missing.begin(), missing.end(), 0);
   std::int64_t seen = 0;
-  for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestPause)) {
+  for (std::chrono::milliseconds pause(1);; pause = std::min(2 * pause, kLongestSilence)) {
     // Asked for one by one only when somebody has come: there may be a thousand of them.
     if (const std::int64_t count = store.add(came(topic), 0); count != std::exchange(seen, count)) {
       std::erase_if(missing, [&](int rank) {
@@ -161,7 +161,7 @@ std::string meet(const Store& store, const Launch& launch, const std::string& to
   try {
     store.set(key_of(topic, launch.rank), text);
     store.add(came(topic), 1);
-    if (launch.rank != 0) verdict = awaited(store, topic, Clock::now() + timeout + kGrace, refusal);
+    if (launch.rank != 0) verdict = awaited(store, topic, Clock::now() + timeout + kVerdictGrace, refusal);
     rank_0_came = store.get(key_of(topic, 0)).has_value();
   } catch (const DistributedError& error) {
     throw DistributedError(fmt::format("{}: {}; {}", topic, no_answer_from_store(launch), error.what()));
@@ -172,7 +172,7 @@ std::string meet(const Store& store, const Launch& launch, const std::string& to
   if (!verdict)
     throw DistributedError(fmt::format("{}: rank 0 {} within {}", topic,
                                        rank_0_came ? "did not answer" : "did not come",
-                                       duration_text(timeout + kGrace)));
+                                       duration_text(timeout + kVerdictGrace)));
   if (verdict->starts_with('+')) return verdict->substr(1);
   store.add(topic + "/read", 1);
   throw DistributedError(verdict->substr(1));

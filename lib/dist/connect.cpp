@@ -27,7 +27,7 @@
 namespace exfusion {
 namespace {
 
-constexpr std::chrono::seconds kGrace(1);         // c10d's own time ends first, with better words
+constexpr std::chrono::seconds kConnectGrace(1);  // c10d's own time ends first, with better words
 constexpr std::chrono::seconds kHandshake(30);    // a store answers at once
 constexpr std::chrono::milliseconds kSlice(500);  // of the wait for whoever serves it
 constexpr std::chrono::seconds kTimeToTell(10);   // why this rank does not come
@@ -106,7 +106,7 @@ Store open_store(const Launch& launch, std::chrono::milliseconds timeout) {
   const std::chrono::milliseconds patience = std::min<std::chrono::milliseconds>(timeout, kHandshake);
   std::optional<c10d::Store*> store;
   try {
-    store = within(patience + kGrace, [host, options, prefix]() -> c10d::Store* {
+    store = within(patience + kConnectGrace, [host, options, prefix]() -> c10d::Store* {
       return c10::make_intrusive<c10d::PrefixStore>(prefix,
                                                     c10::make_intrusive<c10d::TCPStore>(host, options))
           .release();

@@ -5,16 +5,12 @@
 
 #include <algorithm>
 
+#include "dist/agreement.h"
+
 namespace exfusion {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-std::string host_name() {
-  char name[256] = "";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
 
 std::string key(int rank) {
   return fmt::format("heart/{}", rank);

@@ -38,8 +38,8 @@ std::vector<std::string> items(const std::string& name, const std::string& list)
 }
 
 // "01-03,07": 01 02 03 07; numbers keep the width of the range's first.
-std::vector<std::string> numbers(const std::string& name, const std::string& list,
-                                 const std::string& ranges) {
+std::vector<std::string> range_numbers(const std::string& name, const std::string& list,
+                                       const std::string& ranges) {
   static const std::regex kRange("([0-9]{1,9})(?:-([0-9]{1,9}))?");
   std::vector<std::string> found;
   for (const std::string& range : items(name, ranges)) {
@@ -63,7 +63,7 @@ std::vector<std::string> expand(const std::string& name, const std::string& list
     std::vector<std::string> parts;
     if (item[at] == '[') {
       const std::size_t end = item.find(']', at);  // items() has matched them
-      parts = numbers(name, list, item.substr(at + 1, end - at - 1));
+      parts = range_numbers(name, list, item.substr(at + 1, end - at - 1));
       at = end + 1;
     } else {
       const std::size_t end = std::min(item.find('[', at), item.size());

@@ -41,7 +41,7 @@ Addresses resolve(const std::string& host, int port, int type) {
   return Addresses(found, freeaddrinfo);
 }
 
-std::string numbers(const sockaddr* address, socklen_t size) {
+std::string numeric_address(const sockaddr* address, socklen_t size) {
   char text[NI_MAXHOST];
   return getnameinfo(address, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0 ? text : "";
 }
@@ -70,7 +70,7 @@ std::string address_towards(const std::string& host) {
     auto* address = reinterpret_cast<sockaddr*>(&own);
     if (socket.fd() >= 0 && connect(socket.fd(), to->ai_addr, to->ai_addrlen) == 0 &&
         getsockname(socket.fd(), address, &size) == 0)
-      return numbers(address, size);
+      return numeric_address(address, size);
   }
   return "";
 }
@@ -82,7 +82,7 @@ std::string outer_address() {
   for (const ifaddrs* one = first; one; one = one->ifa_next) {
     if (one->ifa_addr && one->ifa_addr->sa_family == AF_INET && (one->ifa_flags & IFF_UP) &&
         !(one->ifa_flags & IFF_LOOPBACK))
-      return numbers(one->ifa_addr, sizeof(sockaddr_in));
+      return numeric_address(one->ifa_addr, sizeof(sockaddr_in));
   }
   return "";
 }

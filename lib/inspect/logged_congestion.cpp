@@ -32,8 +32,8 @@ struct LoggedLayer {
 };
 
 // Rows that are whole are those of `step`, which is written last.
-std::vector<double> column_of(const MetricsReader& reader, const std::string& path, std::size_t width,
-                              std::size_t rows) {
+std::vector<double> logged_column(const MetricsReader& reader, const std::string& path, std::size_t width,
+                                  std::size_t rows) {
   std::vector<double> values = reader.column(path, width).value_or(std::vector<double>());
   const std::size_t expected = rows * std::max<std::size_t>(width, 1);
   if (values.size() < expected)
@@ -51,12 +51,12 @@ std::optional<LoggedLayer> read_layer(const MetricsReader& reader, std::int64_t 
   if (count->at(1) < 2 || routes->at(1) > count->at(1)) return std::nullopt;
   LoggedLayer layer{number, count->at(0), count->at(1), routes->at(1), *steps, {}, {}, {}, {}, {}, {}};
   const std::size_t rows = layer.steps.size(), table = layer.batches * layer.experts;
-  layer.tokens = column_of(reader, load + "tokens", layer.batches, rows);
-  layer.count = column_of(reader, load + "count", table, rows);
-  layer.sum_prob = column_of(reader, routing + "sum_prob", table, rows);
-  layer.sum_logit = column_of(reader, routing + "sum_logit", table, rows);
-  layer.sum_logit_sq = column_of(reader, routing + "sum_logit_sq", table, rows);
-  layer.sigma = column_of(reader, routing + "sigma", 0, rows);
+  layer.tokens = logged_column(reader, load + "tokens", layer.batches, rows);
+  layer.count = logged_column(reader, load + "count", table, rows);
+  layer.sum_prob = logged_column(reader, routing + "sum_prob", table, rows);
+  layer.sum_logit = logged_column(reader, routing + "sum_logit", table, rows);
+  layer.sum_logit_sq = logged_column(reader, routing + "sum_logit_sq", table, rows);
+  layer.sigma = logged_column(reader, routing + "sigma", 0, rows);
   return layer;
 }
 

@@ -29,7 +29,7 @@ constexpr TypeName kTypeNames[] = {
   throw FormatError("cannot write " + path + ": tensor " + quoted_name(name) + ": " + what);
 }
 
-void check(const std::string& path, const TensorPart& part) {
+void check_part(const std::string& path, const TensorPart& part) {
   if (part.name == "__metadata__") refuse(path, part.name, "the format reserves this name");
   if (part.name.find('\0') != std::string::npos) refuse(path, part.name, "a name must not contain NUL");
   if (!part.values.defined() || part.values.layout() != at::kStrided)
@@ -52,7 +52,7 @@ using Order = std::vector<std::pair<std::string, TensorInfo>>;
 Order ordered(const std::string& path, const TensorParts& parts) {
   Order order;
   for (const TensorPart& part : parts) {
-    check(path, part);
+    check_part(path, part);
     TensorInfo info{.dtype = std::string(stored_type(part.values.scalar_type())), .shape = whole_shape(part)};
     info.end = static_cast<std::uint64_t>(part.values.element_size()) *
                static_cast<std::uint64_t>(c10::multiply_integers(info.shape));

@@ -17,18 +17,18 @@
 namespace exfusion {
 namespace {
 
-constexpr double kRounding = 1e-5;
+constexpr double kOutputRounding = 1e-5;
 
 // The experts of one layer, [N, …] in fp32, and what the layer makes of an input.
-struct Layer {
+struct WatchedLayer {
   std::int64_t block = 0;
   FfnTensors experts;
   std::function<at::Tensor(const at::Tensor&)> output;
   std::vector<at::Tensor> inputs;  // [tokens, dim] of each batch
 };
 
-std::vector<Layer> layers_of(const Model& model, const std::vector<FusedSet>& sets) {
-  std::vector<Layer> layers;
+std::vector<WatchedLayer> layers_of(const Model& model, const std::vector<FusedSet>& sets) {
+  std::vector<WatchedLayer> layers;
   for (const TopkBlock& block : topk_blocks(find_blocks(model)))
     layers.push_back({block.number,
                       block.ffn->experts().tensors,
@@ -49,11 +49,11 @@ at::Tensor permutation(std::int64_t n, analysis::Purpose purpose, std::uint32_t 
                     at::kLong);
 }
 
-void watch_inputs(Model& model, const std::vector<HeldOutBatch>& batches, std::vector<Layer>& layers) {
+void watch_inputs(Model& model, const std::vector<HeldOutBatch>& batches, std::vector<WatchedLayer>& layers) {
   const ObservedBlocks observed(model);
   const auto each = std::max<std::int64_t>(1, kCommonTokens / static_cast<std::int64_t>(batches.size()));
   for (std::uint32_t b = 0; b < batches.size(); ++b) {
-    for (Layer& layer : layers) {
+    for (WatchedLayer& layer : layers) {
       const auto& block = observed.blocks()[static_cast<std::size_t>(layer.block)];
       block->observe_ffn([&layer, &ffn = *block->ffn(), b, each](const at::Tensor& x, const at::Tensor&) {
         const at::Tensor rows = x.reshape({-1, x.size(-1)});
@@ -82,7 +82,7 @@ FfnTensors scrambled(const FfnTensors& expert, std::uint32_t number, std::int64_
           expert[3].index_select(0, out)};
 }
 
-ExpertSimilarity similarity_of(const Layer& layer) {
+ExpertSimilarity similarity_of(const WatchedLayer& layer) {
   const at::Tensor x = at::cat(layer.inputs), y = layer.output(x);
   const std::int64_t experts = layer.experts[0].size(0), hidden = layer.experts[0].size(1);
   ExpertSimilarity found{layer.block, expert_pairs(experts), x.size(0), x.size(1)};
@@ -91,7 +91,7 @@ ExpertSimilarity similarity_of(const Layer& layer) {
   // What the expert adds to the layer; rounding errors of y say nothing.
   const auto offset = [&y](const at::Tensor& f) {
     const at::Tensor difference = f - y;
-    const bool rounding = difference.norm().item<double>() <= kRounding * y.norm().item<double>();
+    const bool rounding = difference.norm().item<double>() <= kOutputRounding * y.norm().item<double>();
     return rounding ? at::zeros_like(y) : difference;
   };
   const at::Tensor order = permutation(x.size(0), analysis::Purpose::shuffled_rows, 0, layer.block);
@@ -144,12 +144,12 @@ std::vector<ExpertSimilarity> expert_similarities(Model& model, const std::vecto
                                                   const std::vector<HeldOutBatch>& batches,
                                                   const std::function<void(double)>& progress) {
   const at::NoGradGuard no_grad;
-  std::vector<Layer> layers = layers_of(model, sets);
+  std::vector<WatchedLayer> layers = layers_of(model, sets);
   std::vector<ExpertSimilarity> found;
   if (batches.empty() || layers.empty()) return found;
   watch_inputs(model, batches, layers);
   const ObservedBlocks observed(model);  // for evaluation mode
-  for (const Layer& layer : layers) {
+  for (const WatchedLayer& layer : layers) {
     found.push_back(similarity_of(layer));
     if (progress) progress(static_cast<double>(found.size()) / static_cast<double>(layers.size()));
   }

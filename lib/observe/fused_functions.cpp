@@ -23,7 +23,7 @@ std::vector<double> numbers_of(const at::Tensor& tensor) {
   return {values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel()};
 }
 
-at::Tensor cosines(const at::Tensor& products) {
+at::Tensor product_cosines(const at::Tensor& products) {
   const at::Tensor norms = products.diagonal().sqrt();
   return products / norms.unsqueeze(0) / norms.unsqueeze(1);
 }
@@ -63,8 +63,8 @@ FusedGeometry fused_geometry(std::span<const double> a, const at::Tensor& weight
   geometry.n_eff_a = effective_number(a);
   geometry.n_eff_share = effective_number(geometry.share);
   geometry.diversity_ratio = at::dot(shares, offsets.diagonal()).item<double>() / square;
-  geometry.weight_cosine = numbers_of(cosines(weights));
-  geometry.offset_cosine = numbers_of(cosines(offsets));
+  geometry.weight_cosine = numbers_of(product_cosines(weights));
+  geometry.offset_cosine = numbers_of(product_cosines(offsets));
   return geometry;
 }
 

@@ -34,7 +34,7 @@ class InDouble {
   at::ScalarType type_;
 };
 
-FfnTensors in_double(const FfnTensors& tensors) {
+FfnTensors all_in_double(const FfnTensors& tensors) {
   FfnTensors wide;
   for (std::size_t t = 0; t < wide.size(); ++t) wide[t] = tensors[t].to(at::kDouble);
   return wide;
@@ -115,7 +115,7 @@ double slope_of(const at::Tensor& gamma) {
 }
 
 PriceCurvature curvature_of(const std::vector<FfnLoss>& halves, const FusedSet& set) {
-  const FfnTensors experts = in_double(set.experts);
+  const FfnTensors experts = all_in_double(set.experts);
   const FfnTensors w = fused_tensors({set.name, set.block, experts, set.a});
   PriceCurvature found{set.block, {}, 0.0, 0.0, {}, std::vector<double>(kRandomCurvatures, 0.0)};
   at::Tensor gamma = at::zeros({set.size(), set.size()}, at::kDouble);

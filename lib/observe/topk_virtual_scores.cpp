@@ -27,8 +27,8 @@ at::Tensor sampled_rows(const at::Tensor& delta, std::int64_t batches, std::int6
 }
 
 // One layer's sampled tokens so far.
-struct Layer {
-  Layer(std::int64_t batches, std::int64_t classes, const TopkBlock& block)
+struct ScoredLayer {
+  ScoredLayer(std::int64_t batches, std::int64_t classes, const TopkBlock& block)
       : sums(batches, block.ffn->config().experts, classes, block.number) {
     const FfnConfig& config = block.ffn->config();
     CounterRandom drawn =
@@ -42,7 +42,7 @@ struct Layer {
 };
 
 void add_batch(const TopkBlock& block, const TopkPass& pass, const at::Tensor& labels, std::int64_t batches,
-               std::int64_t number, Layer& layer) {
+               std::int64_t number, ScoredLayer& layer) {
   const at::Tensor rows = sampled_rows(pass.delta, batches, number, block.number);
   const at::Tensor x = pass.x.reshape({-1, pass.x.size(-1)}).index_select(0, rows);
   const std::int64_t experts = block.ffn->config().experts;
@@ -67,7 +67,7 @@ void add_batch(const TopkBlock& block, const TopkPass& pass, const at::Tensor& l
   layer.random_per_unit.push_back(random.per_unit);
 }
 
-TopkVirtualScores finish(const TopkBlock& block, const Layer& layer, std::int64_t batches,
+TopkVirtualScores finish(const TopkBlock& block, const ScoredLayer& layer, std::int64_t batches,
                          std::int64_t classes) {
   const FfnConfig& config = block.ffn->config();
   TopkVirtualScores found{block.number, config.experts, config.top_k, layer.sums.finish(), {}};
@@ -144,7 +144,7 @@ std::vector<TopkVirtualScores> observe_topk_scores(Model& model, const std::vect
                                                    std::int64_t classes) {
   const std::vector<TopkBlock> blocks = topk_blocks(find_blocks(model));
   const auto count = static_cast<std::int64_t>(batches.size());
-  std::vector<Layer> layers;
+  std::vector<ScoredLayer> layers;
   for (const TopkBlock& block : blocks) layers.emplace_back(count, classes, block);
   for (std::int64_t b = 0; b < count && !blocks.empty(); ++b) {
     const HeldOutBatch& batch = batches[static_cast<std::size_t>(b)];

@@ -29,7 +29,7 @@ at::Tensor logits_of(Model& model, const RunConfig& config, const Dataset& split
   return at::cat(logits);
 }
 
-nlohmann::json to_json(const FunctionDifference& difference) {
+nlohmann::json difference_json(const FunctionDifference& difference) {
   return {{"max_logit_difference", difference.largest_logit_difference},
           {"mean_kl", difference.mean_kl},
           {"top1_agreement", difference.top1_agreement}};
@@ -73,10 +73,14 @@ void log_upcycling(const RunConfig& config, TrainingState& state, const Dataset&
 
   log_difference("the model of step 0", start, images);
   log_difference("the first fusion of its experts", fused, images);
-  const nlohmann::json record = {{"from", fusion.from},       {"file", file},
-                                 {"crc32", file_crc32(file)}, {"init", fusion.init},
-                                 {"experts", fusion.experts}, {"images", images},
-                                 {"step_0", to_json(start)},  {"first_fusion", to_json(fused)}};
+  const nlohmann::json record = {{"from", fusion.from},
+                                 {"file", file},
+                                 {"crc32", file_crc32(file)},
+                                 {"init", fusion.init},
+                                 {"experts", fusion.experts},
+                                 {"images", images},
+                                 {"step_0", difference_json(start)},
+                                 {"first_fusion", difference_json(fused)}};
   if (state.group.rank() == 0) write_file(folder / "start.json", record.dump(1) + "\n");
 }
 

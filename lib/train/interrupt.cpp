@@ -15,7 +15,7 @@ volatile std::sig_atomic_t seen[64] = {};  // by signal
 
 // The handler reads one copy while the other is written.
 constexpr std::size_t kLongest = 4096;
-char words[2][kLongest];
+char texts[2][kLongest];
 std::atomic<int> current = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -26,7 +26,7 @@ extern "C" void remember(int signal) {
     seen[signal] = 1;
     return;
   }
-  const char* const last = words[current];
+  const char* const last = texts[current];
   const ssize_t ignored = write(STDERR_FILENO, last, strlen(last));
   static_cast<void>(ignored);
   _exit(128 + signal);
@@ -55,7 +55,7 @@ int interrupt_signal() {
 void set_words_at_second_signal(const std::string& line) {
   const int next = 1 - current;
   const std::string text = line.empty() ? "" : line + "\n";
-  words[next][text.copy(words[next], kLongest - 1)] = '\0';
+  texts[next][text.copy(texts[next], kLongest - 1)] = '\0';
   current = next;
 }
 

@@ -49,7 +49,7 @@ std::vector<double> per_channel(const std::vector<double>& values, const ViTConf
                             : values;
 }
 
-LoadedModel from_checkpoint(const fs::path& path, const std::string& what) {
+LoadedModel model_from_checkpoint(const fs::path& path, const std::string& what) {
   const CheckpointInfo info = read_checkpoint(path);
   Recipe recipe = Recipe::parse(info.recipe, (path / "state.json").string() + " (recipe)");
   LoadedModel loaded;
@@ -94,18 +94,18 @@ LoadedModel load_model(const fs::path& path, const std::string& what) {
     if (what != "best") {
       const auto newest = newest_checkpoint(checkpoints);
       if (!newest) throw CheckpointError(fmt::format("{}: has no checkpoint yet", path.string()));
-      return from_checkpoint(*newest, what);
+      return model_from_checkpoint(*newest, what);
     }
     std::error_code none;
     const fs::path best = fs::read_symlink(checkpoints / "best", none);
     if (best.empty())
       throw CheckpointError(fmt::format("{}: no checkpoint is marked best", checkpoints.string()));
-    return from_checkpoint(checkpoints / best, what);
+    return model_from_checkpoint(checkpoints / best, what);
   }
   if (what == "best")
     throw CheckpointError(
         fmt::format("{}: one checkpoint, so there is no best; give the run's folder", path.string()));
-  if (fs::is_regular_file(path / "state.json")) return from_checkpoint(path, what);
+  if (fs::is_regular_file(path / "state.json")) return model_from_checkpoint(path, what);
   if (!fs::is_regular_file(path / "config.json"))
     throw CheckpointError(fmt::format(
         "{}: neither a run (checkpoints/), a checkpoint (state.json) nor an exported model (config.json)",

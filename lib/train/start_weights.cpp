@@ -31,7 +31,7 @@ void check_dense(const fs::path& path, const std::string& ffn) {
                                 path.string(), ffn, ffn == "ewa" ? "; the run's export/ is one" : ""));
 }
 
-DenseSource from_checkpoint(const fs::path& checkpoint) {
+DenseSource dense_from_checkpoint(const fs::path& checkpoint) {
   const CheckpointInfo info = read_checkpoint(checkpoint);
   Recipe recipe = Recipe::parse(info.recipe, (checkpoint / "state.json").string() + " (recipe)");
   const ViTConfig vit = ModelConfig::parse(recipe.root().child("model")).vit;
@@ -119,9 +119,9 @@ DenseSource find_dense_source(const fs::path& path) {
   if (fs::is_directory(path / "checkpoints")) {
     const auto newest = newest_checkpoint(path / "checkpoints");
     if (!newest) throw CheckpointError(fmt::format("{}: has no checkpoint yet", path.string()));
-    return from_checkpoint(*newest);
+    return dense_from_checkpoint(*newest);
   }
-  if (fs::is_regular_file(path / "state.json")) return from_checkpoint(path);
+  if (fs::is_regular_file(path / "state.json")) return dense_from_checkpoint(path);
   if (fs::is_regular_file(path / "model.safetensors")) return from_file(path / "model.safetensors");
   throw FormatError(
       fmt::format("{}: holds no model.safetensors, and is neither a run (checkpoints/) nor a checkpoint "

@@ -15,14 +15,14 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::uint64_t kStateLimit = 16u << 20;  // bytes of a state.json that is read at all
-constexpr int kFormat = 1;
+constexpr int kStateFormat = 1;
 
 json optional_number(const std::optional<double>& value) {
   return value ? json(*value) : json(nullptr);
 }
 
-json to_json(const CheckpointInfo& info) {
-  return {{"format", kFormat},
+json info_json(const CheckpointInfo& info) {
+  return {{"format", kStateFormat},
           {"step", info.step},
           {"updates", info.updates},
           {"skipped", info.skipped},
@@ -49,11 +49,11 @@ std::optional<double> read_optional(const json& state, const char* key) {
   return state.at(key).is_null() ? std::nullopt : std::optional<double>(state.at(key).get<double>());
 }
 
-CheckpointInfo from_json(const json& state) {
+CheckpointInfo info_from_json(const json& state) {
   CheckpointInfo info;
-  if (state.at("format").get<int>() != kFormat)
+  if (state.at("format").get<int>() != kStateFormat)
     throw std::runtime_error(
-        fmt::format("format {} (this build reads {})", state.at("format").get<int>(), kFormat));
+        fmt::format("format {} (this build reads {})", state.at("format").get<int>(), kStateFormat));
   for (auto [key, field] : {std::pair{"step", &info.step},
                             {"updates", &info.updates},
                             {"skipped", &info.skipped},
@@ -90,7 +90,7 @@ CheckpointInfo from_json(const json& state) {
 }
 
 // Sizes and checksums of the files that state.json lists.
-void check_files(const fs::path& checkpoint, const std::map<std::string, FileRecord>& files) {
+void check_checkpoint_files(const fs::path& checkpoint, const std::map<std::string, FileRecord>& files) {
   for (const auto& [name, expected] : files) {
     const fs::path file = checkpoint / name;
     if (name.find('/') != std::string::npos || !fs::is_regular_file(file))
@@ -113,7 +113,7 @@ std::string record_crc32(json record) {
 }  // namespace
 
 std::string state_text(const StateRecord& record) {
-  json state = to_json(record.info);
+  json state = info_json(record.info);
   json& files = state["files"] = json::object();
   for (const auto& [name, file] : record.files) files[name] = {{"size", file.size}, {"crc32", file.crc32}};
   state["crc32"] = record_crc32(state);
@@ -126,7 +126,7 @@ StateRecord parse_state(const std::string& text, const fs::path& file) {
     throw CheckpointError(
         fmt::format("{}: its contents do not have the checksum that it states", file.string()));
   try {
-    StateRecord record{.info = from_json(state), .files = {}};
+    StateRecord record{.info = info_from_json(state), .files = {}};
     if (!state.at("files").is_object()) throw std::runtime_error("files is not an object");
     for (const auto& [name, entry] : state.at("files").items()) {
       record.files[name] = {.size = entry.at("size").get<std::uint64_t>(),
@@ -146,7 +146,7 @@ StateRecord checked_state(const fs::path& checkpoint) {
   if (!fs::is_regular_file(file))
     throw CheckpointError(fmt::format("{}: no checkpoint (state.json is missing)", checkpoint.string()));
   StateRecord record = parse_state(read_file(file, kStateLimit), file);
-  check_files(checkpoint, record.files);
+  check_checkpoint_files(checkpoint, record.files);
   return record;
 }
 

@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kUpcycleFormat = 1;
 constexpr const char* kRecord = "upcycle.json";
 constexpr const char* kFiles[] = {"model.safetensors", "experts.safetensors", "config.json"};
 
@@ -39,11 +39,11 @@ json init_options(const FusionConfig& fusion) {
   return options;
 }
 
-UpcycleRecord from_json(const json& document) {
+UpcycleRecord record_from_json(const json& document) {
   UpcycleRecord record;
-  if (document.at("format").get<int>() != kFormat)
+  if (document.at("format").get<int>() != kUpcycleFormat)
     throw std::runtime_error(
-        fmt::format("format {} (this build reads {})", document.at("format").get<int>(), kFormat));
+        fmt::format("format {} (this build reads {})", document.at("format").get<int>(), kUpcycleFormat));
   FusionConfig& fusion = record.fusion;
   fusion.experts = document.at("experts").get<std::int64_t>();
   if (fusion.experts < 1 || fusion.experts > kMaxExperts)
@@ -57,7 +57,7 @@ UpcycleRecord from_json(const json& document) {
   return record;
 }
 
-void check_files(const fs::path& folder, const json& files) {
+void check_upcycled_files(const fs::path& folder, const json& files) {
   for (const char* name : kFiles) {
     const fs::path file = folder / name;
     if (!fs::is_regular_file(file)) throw FormatError(fmt::format("{}: missing", file.string()));
@@ -115,8 +115,8 @@ UpcycleRecord read_upcycle_record(const fs::path& folder) {
   const std::string name = (folder / kRecord).string();
   const json document = parse_json_object(read_file(folder / kRecord, 1u << 20), name);
   try {
-    UpcycleRecord record = from_json(document);
-    check_files(folder, document.at("files"));
+    UpcycleRecord record = record_from_json(document);
+    check_upcycled_files(folder, document.at("files"));
     return record;
   } catch (const Error&) {
     throw;
@@ -142,7 +142,7 @@ std::vector<std::string> write_upcycled(const LoadedModel& source, const FusionC
   write_and_verify(pending.path() / "experts.safetensors", experts);
   write_file(pending.path() / "config.json", timm_config_json(source.config.vit, source.mean, source.std));
   json record = init_options(fusion);
-  record.update({{"format", kFormat}, {"experts", fusion.experts}, {"seed", seed}, {"ffns", ffns}});
+  record.update({{"format", kUpcycleFormat}, {"experts", fusion.experts}, {"seed", seed}, {"ffns", ffns}});
   const fs::path dense = find_dense_source(source.origin).file;
   record["source"] = {{"path", dense.string()}, {"crc32", file_crc32(dense)}};
   record["versions"] = {{"exfusion", exfusion_version()}, {"libtorch", libtorch_version()}};

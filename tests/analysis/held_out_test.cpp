@@ -122,8 +122,8 @@ TEST(Imbalance, OfKnownLoads) {
 // Three kinds of tokens with hidden states far apart, each with experts of its own, no congestion.
 TraceLayer three_kinds(std::size_t per_batch) {
   TraceLayer layer;
-  constexpr std::size_t kExperts = 12, kBatches = 8, kHidden = 6;
-  for (std::size_t b = 0; b < kBatches; ++b) {
+  constexpr std::size_t kExperts = 12, kParts = 8, kHidden = 6;
+  for (std::size_t b = 0; b < kParts; ++b) {
     layer.tokens.push_back(static_cast<double>(per_batch));
     layer.count.resize((b + 1) * kExperts);
     for (std::size_t t = 0; t < per_batch; ++t) {

@@ -43,14 +43,14 @@ TEST(Profile, OfThePublishedFourTokens) {
 // Tokens of 10 classes, a domain each: hidden = class mean + N(0, 1), 32 values. `planted`: class c selects
 // expert c % 8; otherwise a random linear router does.
 TraceLayer classes(double spread, bool planted, std::uint32_t seed) {
-  constexpr std::size_t kClasses = 10, kHidden = 32, kExperts = 8, kTokens = 75;
+  constexpr std::size_t kLabels = 10, kHidden = 32, kExperts = 8, kTokens = 75;
   CounterRandom random(5, Draw::synthetic, 2, seed);
-  std::vector<double> means(kClasses * kHidden), router(kExperts * kHidden);
+  std::vector<double> means(kLabels * kHidden), router(kExperts * kHidden);
   for (double& one : means) one = spread * random.normal();
   for (double& one : router) one = random.normal();
   TraceLayer layer;
-  for (std::size_t b = 0; b < 4 * kClasses; ++b) {
-    const std::size_t c = b % kClasses;
+  for (std::size_t b = 0; b < 4 * kLabels; ++b) {
+    const std::size_t c = b % kLabels;
     layer.tokens.push_back(kTokens);
     layer.domain.push_back(static_cast<std::int32_t>(c));
     layer.count.resize((b + 1) * kExperts, 0.0);

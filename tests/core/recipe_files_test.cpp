@@ -48,8 +48,6 @@ class RecipeFiles : public testing::Test {
   fs::path folder_;
 };
 
-const Reader kReadNothing = [](Section) {};
-
 TEST_F(RecipeFiles, MergeMapsDeeplyAndReplaceScalarsAndLists) {
   write("base/model.yaml", "model: {dim: 8, depth: 2, ffn: {name: dense, width: 4}}\nbetas: [1, 2, 3]\n");
   write("base/train.yaml", "include: model.yaml\ntrain: {steps: 5, clip: 1}\nmodel: {depth: 3}\n");

@@ -10,6 +10,7 @@
 namespace exfusion {
 
 using Reader = std::function<void(Section root)>;
+inline const Reader kReadNothing = [](Section) {};
 
 // The problems of `text` (named r.yaml) when `read` is its schema; "" if there are none.
 inline std::string problems(const std::string& text, const Reader& read,

@@ -8,8 +8,6 @@
 namespace exfusion {
 namespace {
 
-const Reader kReadNothing = [](Section) {};
-
 std::string refusal(const std::string& text) {
   return problems(text, kReadNothing);
 }

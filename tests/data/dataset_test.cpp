@@ -12,7 +12,7 @@
 namespace exfusion {
 namespace {
 
-constexpr ImageShape kShape{1, 8, 4};
+constexpr ImageShape kSyntheticShape{1, 8, 4};
 
 DataConfig synthetic(std::int64_t train = 40, std::int64_t test = 20) {
   DataConfig config;
@@ -82,25 +82,26 @@ TEST(DataConfig, MistakesAreRefusedByName) {
 TEST(MakeDatasets, WhatDoesNotFitTheModelIsADataErrorThatNamesTheKey) {
   DataConfig config = synthetic();
   config.mean = {0.5, 0.5};
-  expect_data_error([&] { make_datasets(config, 1, kShape); }, {"data.mean", "2"});
+  expect_data_error([&] { make_datasets(config, 1, kSyntheticShape); }, {"data.mean", "2"});
   config = synthetic();
   config.std = {};
-  expect_data_error([&] { make_datasets(config, 1, kShape); }, {"data.std"});
+  expect_data_error([&] { make_datasets(config, 1, kSyntheticShape); }, {"data.std"});
   config = synthetic();
   config.augment.crop = 8;
-  expect_data_error([&] { make_datasets(config, 1, kShape); }, {"data.augment.crop"});
+  expect_data_error([&] { make_datasets(config, 1, kSyntheticShape); }, {"data.augment.crop"});
   config = synthetic();
   config.validation = 40;
-  expect_data_error([&] { make_datasets(config, 1, kShape); }, {"data.validation", "40"});
+  expect_data_error([&] { make_datasets(config, 1, kSyntheticShape); }, {"data.validation", "40"});
   expect_data_error([&] { make_datasets(synthetic(100'000'000), 1, {3, 224, 10}); }, {"train_samples"});
 }
 
 TEST(MakeDatasets, TheHoldOutIsDisjointCompleteAndStable) {
   DataConfig config = synthetic();
-  const Datasets whole = make_datasets(config, 5, kShape);
+  const Datasets whole = make_datasets(config, 5, kSyntheticShape);
   EXPECT_EQ(whole.validation, nullptr);
   config.validation = 12;
-  const Datasets cut = make_datasets(config, 5, kShape), again = make_datasets(config, 5, kShape);
+  const Datasets cut = make_datasets(config, 5, kSyntheticShape),
+                 again = make_datasets(config, 5, kSyntheticShape);
   ASSERT_EQ(cut.validation->size(), 12);
   ASSERT_EQ(cut.train->size(), 28);
   EXPECT_EQ(cut.validation->channels, 1);
@@ -131,7 +132,7 @@ TEST(MakeDatasets, TheChecksumSeesEveryPixelAndLabel) {
   const auto checksum = [&] {
     write_bytes(folder / "train-images-idx3-ubyte", images);
     write_bytes(folder / "train-labels-idx1-ubyte", labels);
-    return make_datasets(config, 1, kShape).checksum;
+    return make_datasets(config, 1, kSyntheticShape).checksum;
   };
   std::set<std::string> seen = {checksum()};
   images.back() = static_cast<char>(images.back() ^ 1);
@@ -143,8 +144,10 @@ TEST(MakeDatasets, TheChecksumSeesEveryPixelAndLabel) {
 }
 
 TEST(Synthetic, TheSeedDecidesTheImages) {
-  EXPECT_EQ(make_datasets(synthetic(), 1, kShape).checksum, make_datasets(synthetic(), 1, kShape).checksum);
-  EXPECT_NE(make_datasets(synthetic(), 1, kShape).checksum, make_datasets(synthetic(), 2, kShape).checksum);
+  EXPECT_EQ(make_datasets(synthetic(), 1, kSyntheticShape).checksum,
+            make_datasets(synthetic(), 1, kSyntheticShape).checksum);
+  EXPECT_NE(make_datasets(synthetic(), 1, kSyntheticShape).checksum,
+            make_datasets(synthetic(), 2, kSyntheticShape).checksum);
 }
 
 TEST(Synthetic, TheNearestClassMeanRecognisesTheTestSet) {

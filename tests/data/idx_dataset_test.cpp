@@ -6,7 +6,7 @@
 namespace exfusion {
 namespace {
 
-constexpr ImageShape kShape{1, 4, 3};
+constexpr ImageShape kIdxShape{1, 4, 3};
 
 class IdxDataset : public testing::Test {
  protected:
@@ -18,7 +18,7 @@ class IdxDataset : public testing::Test {
     config.name = "idx";
     config.root = folder.string();
   }
-  Datasets build() const { return make_datasets(config, 1, kShape); }
+  Datasets build() const { return make_datasets(config, 1, kIdxShape); }
   void expect_refused(const std::filesystem::path& file, const std::string& why) const {
     expect_data_error([&] { build(); }, {file.string(), why});
   }

@@ -15,7 +15,7 @@
 namespace exfusion {
 namespace {
 
-constexpr ImageShape kShape{2, 6, 3};
+constexpr ImageShape kLoaderShape{2, 6, 3};
 
 LoaderConfig loader_config(std::int64_t workers = 1) {
   LoaderConfig config;
@@ -31,7 +31,7 @@ LoaderConfig loader_config(std::int64_t workers = 1) {
 }
 
 std::shared_ptr<const Dataset> train_split(const LoaderConfig& config) {
-  return make_datasets(config.data, config.seed, kShape).train;
+  return make_datasets(config.data, config.seed, kLoaderShape).train;
 }
 
 void expect_equal(const Batch& a, const Batch& b) {

@@ -16,8 +16,8 @@ namespace {
 using namespace std::chrono_literals;
 
 // What each of `present` said: what its body returned, or the error that it threw.
-std::vector<std::string> answers(int world, const std::vector<int>& present,
-                                 const std::function<std::string(const Store&, const Launch&)>& body) {
+std::vector<std::string> answers_of(int world, const std::vector<int>& present,
+                                    const std::function<std::string(const Store&, const Launch&)>& body) {
   const auto shared = c10::make_intrusive<c10d::HashStore>();
   std::vector<std::string> said(present.size());
   std::vector<std::thread> threads;
@@ -39,7 +39,7 @@ std::vector<std::string> answers(int world, const std::vector<int>& present,
 }
 
 TEST(Agreement, RanksThatMeetLearnTheSame) {
-  const auto said = answers(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
     return meet(store, launch, "topic", std::to_string(launch.rank), 10s,
                 [](const std::vector<std::string>& texts) { return texts[0] + texts[1] + texts[2]; });
   });
@@ -47,7 +47,7 @@ TEST(Agreement, RanksThatMeetLearnTheSame) {
 }
 
 TEST(Agreement, NamesWhoDidNotCome) {
-  const auto said = answers(5, {0, 2, 4}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(5, {0, 2, 4}, [](const Store& store, const Launch& launch) {
     return meet(store, launch, "start", "", 200ms, [](const auto&) { return ""; });
   });
   for (const std::string& text : said)
@@ -56,7 +56,7 @@ TEST(Agreement, NamesWhoDidNotCome) {
 }
 
 TEST(Agreement, NamesRankFieldAndBothValues) {
-  const auto said = answers(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(3, {0, 1, 2}, [](const Store& store, const Launch& launch) {
     check_agreement(store, launch, "agreement", {{"seed", launch.rank == 2 ? "4" : "3"}, {"recipe", "abc"}},
                     10s);
     return std::string("agreed");
@@ -66,7 +66,7 @@ TEST(Agreement, NamesRankFieldAndBothValues) {
 }
 
 TEST(Agreement, NamesEveryFieldAndTheFirstLineThatDiffers) {
-  const auto said = answers(2, {0, 1}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(2, {0, 1}, [](const Store& store, const Launch& launch) {
     const std::string seed = launch.rank == 1 ? "4" : "3";
     check_agreement(store, launch, "agreement",
                     {{"recipe", "name: x\n  seed: " + seed + "\nlr: " + seed}, {"seed", seed}}, 10s);
@@ -80,7 +80,7 @@ TEST(Agreement, NamesEveryFieldAndTheFirstLineThatDiffers) {
 
 TEST(Agreement, AFieldOfOneRankAloneIsADifference) {
   for (const int odd : {0, 1}) {
-    const auto said = answers(2, {0, 1}, [odd](const Store& store, const Launch& launch) {
+    const auto said = answers_of(2, {0, 1}, [odd](const Store& store, const Launch& launch) {
       std::map<std::string, std::string> fields = {{"seed", "3"}};
       if (launch.rank == odd) fields["data"] = "00ff";
       check_agreement(store, launch, "agreement", fields, 10s);
@@ -95,7 +95,7 @@ TEST(Agreement, AFieldOfOneRankAloneIsADifference) {
 }
 
 TEST(Agreement, SaysNothingWhereAllAgree) {
-  const auto said = answers(2, {0, 1}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(2, {0, 1}, [](const Store& store, const Launch& launch) {
     const auto hosts = check_agreement(store, launch, "agreement", {{"seed", "3"}}, 10s);
     EXPECT_EQ(hosts, std::vector<std::string>(2, host_name()));
     return std::string("agreed");
@@ -106,7 +106,7 @@ TEST(Agreement, SaysNothingWhereAllAgree) {
 // Of four ranks two have come, for different things: nobody waits for the others, nor hears of seeds.
 TEST(Agreement, RanksThatCameForDifferentThingsDoNotWaitForMore) {
   const auto start = std::chrono::steady_clock::now();
-  const auto said = answers(4, {0, 2}, [](const Store& store, const Launch& launch) {
+  const auto said = answers_of(4, {0, 2}, [](const Store& store, const Launch& launch) {
     const std::string number = std::to_string(launch.rank);
     check_agreement(store, launch, "start",
                     {{"purpose", launch.rank == 2 ? "--dry-run" : "training"}, {"seed", number}}, 60s);
@@ -163,7 +163,7 @@ TEST(Agreement, ARankIsOneProcess) {
 TEST(Agreement, ARefusalEndsTheWait) {
   for (const int culprit : {0, 2}) {
     const auto start = std::chrono::steady_clock::now();
-    const auto said = answers(3, {0, 1, 2}, [culprit](const Store& store, const Launch& launch) {
+    const auto said = answers_of(3, {0, 1, 2}, [culprit](const Store& store, const Launch& launch) {
       if (launch.rank == culprit) {
         refuse(store, launch, "no data\nnor anything else");
         return std::string();

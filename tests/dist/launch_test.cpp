@@ -39,7 +39,7 @@ Launch launch_of(const Variables& variables) {
   return launch;
 }
 
-std::string complaint(Variables variables, const Variables& changes) {
+std::string launch_complaint(Variables variables, const Variables& changes) {
   for (const auto& [name, value] : changes) variables[name] = value;
   try {
     launch_of(variables);
@@ -167,42 +167,43 @@ TEST(Launch, TheInnermostLauncherCounts) {
 }
 
 TEST(Launch, NamesTheVariableItsValueAndWhatWouldBeRight) {
-  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "4"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"RANK", "4"}}),
             "RANK is '4': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
-  EXPECT_EQ(complaint(kTorchrun, {{"RANK", "x"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"RANK", "x"}}),
             "RANK is 'x': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
-  EXPECT_EQ(complaint(kTorchrun, {{"WORLD_SIZE", ""}}), "RANK is set, but WORLD_SIZE is not");
-  EXPECT_EQ(complaint(kTorchrun, {{"WORLD_SIZE", "99999999999999999999"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"WORLD_SIZE", ""}}), "RANK is set, but WORLD_SIZE is not");
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"WORLD_SIZE", "99999999999999999999"}}),
             "WORLD_SIZE is '99999999999999999999': a whole number from 1 to 65536 was expected");
-  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "2"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"LOCAL_RANK", "2"}}),
             "LOCAL_RANK is '2': a whole number from 0 to 1 was expected (LOCAL_WORLD_SIZE is 2)");
-  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "gpu1"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"LOCAL_RANK", "gpu1"}}),
             "LOCAL_RANK is 'gpu1': a whole number from 0 to 1 was expected (LOCAL_WORLD_SIZE is 2)");
-  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_RANK", "4"}, {"LOCAL_WORLD_SIZE", ""}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"LOCAL_RANK", "4"}, {"LOCAL_WORLD_SIZE", ""}}),
             "LOCAL_RANK is '4': a whole number from 0 to 3 was expected (WORLD_SIZE is 4)");
-  EXPECT_EQ(complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_RANK", "2"}}),
+  EXPECT_EQ(launch_complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_RANK", "2"}}),
             "OMPI_COMM_WORLD_LOCAL_RANK is '2': a whole number from 0 to 1 was expected "
             "(OMPI_COMM_WORLD_LOCAL_SIZE is 2)");
-  EXPECT_EQ(complaint(kTorchrun, {{"LOCAL_WORLD_SIZE", "5"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"LOCAL_WORLD_SIZE", "5"}}),
             "LOCAL_WORLD_SIZE is '5': a whole number from 1 to 4 was expected");
-  EXPECT_EQ(complaint(kTorchrun, {{"MASTER_PORT", "70000"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"MASTER_PORT", "70000"}}),
             "MASTER_PORT is '70000': a whole number from 1 to 65535 was expected");
-  EXPECT_EQ(complaint(kTorchrun, {{"TORCHELASTIC_RESTART_COUNT", "-1"}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"TORCHELASTIC_RESTART_COUNT", "-1"}}),
             "TORCHELASTIC_RESTART_COUNT is '-1': a whole number from 0 to 1000000 was expected");
-  EXPECT_EQ(complaint(kTorchrun, {{"MASTER_ADDR", ""}}),
+  EXPECT_EQ(launch_complaint(kTorchrun, {{"MASTER_ADDR", ""}}),
             "MASTER_ADDR is not set: 4 ranks, not known to be all on this machine (LOCAL_WORLD_SIZE), need "
             "the name "
             "or address of the machine of rank 0, or 127.0.0.1");
-  EXPECT_EQ(complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}})
-                .substr(0, 22),
-            "MASTER_ADDR is not set");
   EXPECT_EQ(
-      complaint(kSrun, {{"SLURM_STEP_NODELIST", "n[2-1]"}}),
+      launch_complaint(kMpirun, {{"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}})
+          .substr(0, 22),
+      "MASTER_ADDR is not set");
+  EXPECT_EQ(
+      launch_complaint(kSrun, {{"SLURM_STEP_NODELIST", "n[2-1]"}}),
       "SLURM_STEP_NODELIST is 'n[2-1]': the range 2-1 runs backwards; a list such as n[01-03,07],login was "
       "expected");
-  EXPECT_EQ(complaint(kSrun, {{"SLURM_PROCID", "3"}}),
+  EXPECT_EQ(launch_complaint(kSrun, {{"SLURM_PROCID", "3"}}),
             "SLURM_PROCID is '3': a whole number from 0 to 2 was expected");
-  EXPECT_EQ(complaint({}, {{"WORLD_SIZE", "2"}}), "WORLD_SIZE is 2, but RANK is not set");
+  EXPECT_EQ(launch_complaint({}, {{"WORLD_SIZE", "2"}}), "WORLD_SIZE is 2, but RANK is not set");
 }
 
 TEST(Launch, NamesRanksInSpans) {

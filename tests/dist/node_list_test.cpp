@@ -16,7 +16,7 @@ Hosts parse(const std::string& list) {
   return parse_node_list("SLURM_STEP_NODELIST", list);
 }
 
-std::string complaint(const std::string& list) {
+std::string list_complaint(const std::string& list) {
   try {
     parse(list);
   } catch (const UsageError& error) {
@@ -40,14 +40,14 @@ TEST(NodeList, ExpandsRangesAsSlurmDoes) {
 TEST(NodeList, RefusesWhatIsNotWellFormed) {
   for (const char* list : {"", ",", "a,", "a,,b", "n[1-2", "n1-2]", "n[[1]]", "n[]", "n[1-]", "n[a-b]",
                            "n[3-1]", "[1-2]", "n[1,]", "a b", "a;rm", "n[1-2]]", "n[1-1-2]", "n[-1]"})
-    EXPECT_NE(complaint(list).find("SLURM_STEP_NODELIST is '"), std::string::npos) << list;
+    EXPECT_NE(list_complaint(list).find("SLURM_STEP_NODELIST is '"), std::string::npos) << list;
 }
 
 TEST(NodeList, RefusesMoreHostsThanThereAreBeforeItMakesThem) {
   for (const char* list : {"n[0-65536]", "n[0-999999999]", "n[0-999]m[0-999]p[0-999]",
                            "n[0-65000],m[0-65000]", "n[0-60000,0-60000]", "n[0-99999999999999999999]"})
-    EXPECT_NE(complaint(list), "") << list;
-  EXPECT_NE(complaint(std::string((1 << 20) + 1, 'a')), "");
+    EXPECT_NE(list_complaint(list), "") << list;
+  EXPECT_NE(list_complaint(std::string((1 << 20) + 1, 'a')), "");
 }
 
 TEST(NodeList, CountsTasksPerNode) {

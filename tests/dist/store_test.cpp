@@ -25,7 +25,7 @@ Store served_here() {
 }
 
 // A host that has stopped: it never answers.
-class StoppedStore : public c10d::HashStore {
+class SilentStore : public c10d::HashStore {
  public:
   bool check(const std::vector<std::string>&) override {
     std::this_thread::sleep_for(1s);
@@ -83,7 +83,7 @@ TEST(Store, AWaitLeavesTheConnectionFree) {
 }
 
 TEST(Store, AHostThatStopsIsNoticed) {
-  const Store store(c10::make_intrusive<StoppedStore>().release(), 100ms);
+  const Store store(c10::make_intrusive<SilentStore>().release(), 100ms);
   const auto start = Clock::now();
   EXPECT_THROW(store.get("a"), DistributedError);
   EXPECT_LT(Clock::now() - start, 900ms);

@@ -21,7 +21,7 @@ ExpertTensors<float> tensors_of(Experts<float>& experts, const at::Tensor& g,
           rows[2]};
 }
 
-std::vector<float> weights_of(std::int64_t experts, int shift) {
+std::vector<float> walk_weights(std::int64_t experts, int shift) {
   std::vector<float> a(static_cast<std::size_t>(experts));
   for (std::size_t k = 0; k < a.size(); ++k)
     a[k] =
@@ -34,7 +34,7 @@ void expect_bits(std::int64_t count, std::int64_t size) {
   std::vector<float*> rows[3];
   for (int step = 1; step <= 3; ++step) {
     const at::Tensor g = normal_numbers({size}, 50 + static_cast<std::uint64_t>(step));
-    const std::vector<float> a = weights_of(count, step), next = weights_of(count, step + 1);
+    const std::vector<float> a = walk_weights(count, step), next = walk_weights(count, step + 1);
     const auto scalars = adamw_scalars<float>(AdamWConfig(), 1e-2, 0.05, step);
     const FusedWalk body(tensors_of(played, g, rows), a, next, 0.37f, scalars);
     // The slices of experts of an odd size cannot all start where a vector may.
@@ -60,7 +60,7 @@ TEST(Device, OfTheCpuTakesTheCpuKernels) {
   const std::int64_t size = 4'099;
   Experts<float> ours(3, size, 4), cpu(3, size, 4);
   const at::Tensor g = normal_numbers({size}, 5);
-  const std::vector<float> a = weights_of(3, 1);
+  const std::vector<float> a = walk_weights(3, 1);
   const auto scalars = adamw_scalars<float>(AdamWConfig(), 1e-2, 0.05, 1);
   std::vector<float*> rows[3];
   fused_update_on(at::kCPU, tensors_of(ours, g, rows), a, a, 1.0f, scalars);

@@ -14,15 +14,15 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kHidden = 200, kDim = 96;
+constexpr std::int64_t kSourceHidden = 200, kSourceDim = 96;
 
 // A "trained" FFN: every tensor with its own mean and standard deviation.
-FfnTensors trained_ffn(std::int64_t hidden = kHidden) {
-  return {normal_numbers({hidden, kDim}, 1) * 0.3f + 0.1f, normal_numbers({hidden}, 2) * 0.5f - 0.4f,
-          normal_numbers({kDim, hidden}, 3) * 0.2f - 0.05f, normal_numbers({kDim}, 4)};
+FfnTensors trained_ffn(std::int64_t hidden = kSourceHidden) {
+  return {normal_numbers({hidden, kSourceDim}, 1) * 0.3f + 0.1f, normal_numbers({hidden}, 2) * 0.5f - 0.4f,
+          normal_numbers({kSourceDim, hidden}, 3) * 0.2f - 0.05f, normal_numbers({kSourceDim}, 4)};
 }
 
-FusionConfig config_of(const std::string& init, std::int64_t experts = 4) {
+FusionConfig init_config(const std::string& init, std::int64_t experts = 4) {
   FusionConfig config;
   config.experts = experts;
   config.init = init;
@@ -77,14 +77,14 @@ at::Tensor forward(const FfnTensors& ffn, const at::Tensor& x) {
 
 TEST(ExpertInit, CopiesAreTheSource) {
   const FfnTensors dense = trained_ffn();
-  for (const FfnTensors& expert : experts_of(config_of("copy"), dense)) {
+  for (const FfnTensors& expert : experts_of(init_config("copy"), dense)) {
     EXPECT_TRUE(equal(expert, dense));
     EXPECT_NE(expert[0].data_ptr(), dense[0].data_ptr());
   }
 }
 
 TEST(ExpertInit, NoiseHasTheStatedRelativeSize) {
-  FusionConfig config = config_of("copy_noise");
+  FusionConfig config = init_config("copy_noise");
   config.noise = 0.25;
   const FfnTensors dense = trained_ffn();
   const auto experts = experts_of(config, dense);
@@ -93,14 +93,14 @@ TEST(ExpertInit, NoiseHasTheStatedRelativeSize) {
     const at::Tensor noise = experts[2][t].to(at::kDouble) - dense[t].to(at::kDouble);
     const double expected = 0.25 * dense[t].to(at::kDouble).std(false).item<double>();
     EXPECT_NEAR(noise.std(false).item<double>(), expected, 0.03 * expected);
-    EXPECT_NEAR(noise.mean().item<double>(), 0.0, 5 * expected / std::sqrt(kHidden * kDim));
+    EXPECT_NEAR(noise.mean().item<double>(), 0.0, 5 * expected / std::sqrt(kSourceHidden * kSourceDim));
   }
 }
 
 TEST(ExpertInit, SplitFusesToTheSourceExactlyWhereTheWeightsArePowersOfTwo) {
   const FfnTensors dense = trained_ffn();
   for (const std::int64_t n : {1, 2, 4}) {
-    const auto experts = experts_of(config_of("split", n), dense);
+    const auto experts = experts_of(init_config("split", n), dense);
     for (std::size_t t = 0; t < 4; ++t) EXPECT_TRUE(at::equal(fused(experts, t, uniform(n)), dense[t])) << n;
   }
 }
@@ -110,7 +110,7 @@ TEST(ExpertInit, SplitFusesToTheSourceWithAnyWeights) {
   const std::vector<float> a = {0.5f, 0.3f, 0.9f};
   std::vector<FfnTensors> experts;
   for (std::int64_t k = 0; k < 3; ++k)
-    experts.push_back(initial_expert(config_of("split", 3), dense, 0, 0, k, a));
+    experts.push_back(initial_expert(init_config("split", 3), dense, 0, 0, k, a));
   for (std::size_t t = 0; t < 4; ++t) {
     at::Tensor sum = at::zeros_like(dense[t], at::kDouble);
     for (std::size_t k = 0; k < 3; ++k) sum += a[k] * experts[k][t].to(at::kDouble);
@@ -120,7 +120,7 @@ TEST(ExpertInit, SplitFusesToTheSourceWithAnyWeights) {
 
 TEST(ExpertInit, SplitGivesEachHiddenUnitToOneExpertInContiguousNearlyEqualParts) {
   const FfnTensors dense = trained_ffn(10);
-  const auto experts = experts_of(config_of("split", 4), dense);
+  const auto experts = experts_of(init_config("split", 4), dense);
   std::int64_t next = 0;
   for (const FfnTensors& expert : experts) {
     const auto units = different_units(expert[0], at::zeros_like(expert[0]), 0);
@@ -138,12 +138,12 @@ TEST(ExpertInit, SplitGivesEachHiddenUnitToOneExpertInContiguousNearlyEqualParts
 TEST(ExpertInit, DropRedrawsExactlyTheStatedPartOfTheHiddenUnits) {
   const FfnTensors dense = trained_ffn();
   for (const double ratio : {0.5, 0.25, 1.0}) {
-    FusionConfig config = config_of("drop");
+    FusionConfig config = init_config("drop");
     config.drop_ratio = ratio;
     std::set<std::set<std::int64_t>> choices;
     for (const FfnTensors& expert : experts_of(config, dense)) {
       const auto units = different_units(expert[0], dense[0], 0);
-      EXPECT_EQ(units.size(), static_cast<std::size_t>(ratio * kHidden));
+      EXPECT_EQ(units.size(), static_cast<std::size_t>(ratio * kSourceHidden));
       EXPECT_EQ(different_units(expert[1].unsqueeze(1), dense[1].unsqueeze(1), 0), units);
       EXPECT_EQ(different_units(expert[2], dense[2], 1), units);
       EXPECT_TRUE(at::equal(expert[3], dense[3]));
@@ -156,7 +156,7 @@ TEST(ExpertInit, DropRedrawsExactlyTheStatedPartOfTheHiddenUnits) {
 TEST(ExpertInit, DropDrawsFromTheStatisticsOfWhatItReplaces) {
   FfnTensors dense = trained_ffn();
   dense[0].narrow(0, 0, 100).add_(3.0);  // so the slices' statistics depend on which units were chosen
-  const auto experts = experts_of(config_of("drop", 2), dense);
+  const auto experts = experts_of(init_config("drop", 2), dense);
   const auto chosen = different_units(experts[0][0], dense[0], 0);
   const at::Tensor index = at::tensor(std::vector<std::int64_t>(chosen.begin(), chosen.end()), at::kLong);
   for (const std::size_t t : {0u, 1u, 2u}) {
@@ -172,29 +172,29 @@ TEST(ExpertInit, DropDrawsFromTheStatisticsOfWhatItReplaces) {
 
 TEST(ExpertInit, DrawsDependOnSeedFfnAndExpertAlone) {
   const FfnTensors dense = trained_ffn();
-  const FusionConfig config = config_of("drop");
+  const FusionConfig config = init_config("drop");
   const auto experts = experts_of(config, dense);
   EXPECT_TRUE(equal(experts_of(config, dense)[3], experts[3]));
   EXPECT_FALSE(equal(experts_of(config, dense, 6)[3], experts[3]));
   EXPECT_FALSE(equal(experts_of(config, dense, 5, 2)[3], experts[3]));
   EXPECT_FALSE(equal(experts[2], experts[3]));
   EXPECT_TRUE(
-      equal(experts_of(config_of("drop", 2), dense)[1], experts[1]));  // however many experts there are
+      equal(experts_of(init_config("drop", 2), dense)[1], experts[1]));  // however many experts there are
 }
 
 TEST(ExpertInit, ATinyDropRatioStillDropsAUnit) {
-  FusionConfig config = config_of("drop", 2);
+  FusionConfig config = init_config("drop", 2);
   config.drop_ratio = 1e-6;
   const FfnTensors dense = trained_ffn(8);
   EXPECT_EQ(different_units(experts_of(config, dense)[1][0], dense[0], 0).size(), 1u);
 }
 
 TEST(ExpertInit, PermutedExpertsAreTheSameFunctionInAnotherOrder) {
-  FusionConfig config = config_of("drop");
+  FusionConfig config = init_config("drop");
   config.drop_ratio = 0.0;
   config.permute = true;
   const FfnTensors dense = trained_ffn();
-  const at::Tensor x = normal_numbers({7, kDim}, 9, at::kDouble);
+  const at::Tensor x = normal_numbers({7, kSourceDim}, 9, at::kDouble);
   const auto experts = experts_of(config, dense);
   for (const FfnTensors& expert : experts) {
     EXPECT_GT(different_units(expert[0], dense[0], 0).size(), 150u);
@@ -205,13 +205,13 @@ TEST(ExpertInit, PermutedExpertsAreTheSameFunctionInAnotherOrder) {
 
 TEST(ExpertInit, KeepsTheSourceWhereOnlyRoundingWouldChangeIt) {
   for (const char* init : {"copy", "split"}) {
-    FusionConfig config = config_of(init);
+    FusionConfig config = init_config(init);
     EXPECT_TRUE(keeps_source(config)) << init;
     config.from = "";
     EXPECT_FALSE(keeps_source(config)) << init;
   }
   for (const char* init : {"copy_noise", "drop", "stored"})
-    EXPECT_FALSE(keeps_source(config_of(init))) << init;
+    EXPECT_FALSE(keeps_source(init_config(init))) << init;
 }
 
 // ---- the recipe

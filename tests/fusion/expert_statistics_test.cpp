@@ -54,7 +54,7 @@ struct Bank {
   std::unique_ptr<ExpertBank> bank;
 };
 
-FusionConfig config_of(const std::string& weights) {
+FusionConfig three_experts(const std::string& weights) {
   FusionConfig config;
   config.experts = 3;
   config.weights = weights;
@@ -63,7 +63,7 @@ FusionConfig config_of(const std::string& weights) {
 
 // Constant weights under AdamW: differences only shrink, and all experts learn the same.
 TEST(ExpertGeometry, OfStaticWeightsIsWhatTheoryPredicts) {
-  Bank fused(config_of("static"));
+  Bank fused(three_experts("static"));
   const double decay = fused.run(50, 0.0);
   const ExpertGeometry geometry = measure_geometry(*fused.bank, decay);
   EXPECT_NEAR(geometry.difference_ratio, decay, 1e-5);
@@ -74,7 +74,7 @@ TEST(ExpertGeometry, OfStaticWeightsIsWhatTheoryPredicts) {
 
 // The participation ratio from singular values: (sum s^2)^2 / sum s^4.
 TEST(ExpertGeometry, OfMovingWeightsAgreesWithSingularValues) {
-  Bank fused(config_of("learned"));
+  Bank fused(three_experts("learned"));
   const double decay = fused.run(50, 0.3);
   const ExpertGeometry geometry = measure_geometry(*fused.bank, decay);
   EXPECT_GT(geometry.update_participation, 1.001);
@@ -94,7 +94,7 @@ TEST(ExpertGeometry, OfMovingWeightsAgreesWithSingularValues) {
 }
 
 TEST(ExpertGeometry, IsUndefinedWithoutDifferences) {
-  FusionConfig one = config_of("static");
+  FusionConfig one = three_experts("static");
   one.experts = 1;
   Bank single(one);
   EXPECT_TRUE(std::isnan(measure_geometry(*single.bank, single.run(3, 0.0)).difference_ratio));

@@ -16,7 +16,7 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kDim = 6, kHidden = 10, kTokens = 5;
+constexpr std::int64_t kWatchedDim = 6, kWatchedHidden = 10, kWatchedTokens = 5;
 
 FusionConfig memory_config(const std::string& forward) {
   FusionConfig config;
@@ -32,11 +32,11 @@ FusionConfig memory_config(const std::string& forward) {
 
 // An FFN with a bank that watches its input.
 struct Watched {
-  explicit Watched(const FusionConfig& config) : ffn(std::make_shared<Ffn>(kDim, kHidden)) {
+  explicit Watched(const FusionConfig& config) : ffn(std::make_shared<Ffn>(kWatchedDim, kWatchedHidden)) {
     const at::NoGradGuard no_grad;
     std::vector<ParameterSlot> slots(4);
     const auto tensors = ffn->parameters_in_order();
-    const FfnTensors values = initial_ffn(kDim, kHidden, 7, 1, 0);
+    const FfnTensors values = initial_ffn(kWatchedDim, kWatchedHidden, 7, 1, 0);
     for (std::size_t t = 0; t < 4; ++t) tensors[t].copy_(values[t]);
     for (std::size_t t = 0; t < 4; ++t)
       slots[t] = {.name = kFfnTensors[t], .parameter = tensors[t], .decay = t % 2 == 0};
@@ -68,7 +68,7 @@ struct Watched {
 };
 
 at::Tensor routing(const at::Tensor& x, const at::Tensor& router, double temperature) {
-  return at::softmax(at::matmul(x.reshape({-1, kDim}), router.t()) / temperature, 1).mean(0);
+  return at::softmax(at::matmul(x.reshape({-1, kWatchedDim}), router.t()) / temperature, 1).mean(0);
 }
 
 // What the router's gradient depends on.
@@ -99,8 +99,8 @@ void check_gradients(const FusionConfig& config, std::int64_t micro_batch, doubl
   Past past;
   for (int step = 0; step < 5; ++step) {
     const auto seed = static_cast<std::uint64_t>(100 + step);
-    const at::Tensor x = normal_numbers({8, kTokens, kDim}, seed),
-                     y = normal_numbers({8, kTokens, kDim}, seed + 50);
+    const at::Tensor x = normal_numbers({8, kWatchedTokens, kWatchedDim}, seed),
+                     y = normal_numbers({8, kWatchedTokens, kWatchedDim}, seed + 50);
     const Past now{x, watched.state("router.weight"), watched.state("memory")};
     if (config.forward != "memory") past = now;
     watched.forward_backward(x, y, micro_batch, step);
@@ -156,7 +156,7 @@ TEST(RouterMemory, WeightsAreThoseOfTheirForm) {
     Watched watched(config);
     at::Tensor m = at::full({4}, 0.25, at::kDouble);
     for (int step = 0; step < 4; ++step) {
-      const at::Tensor x = normal_numbers({4, kTokens, kDim}, static_cast<std::uint64_t>(step));
+      const at::Tensor x = normal_numbers({4, kWatchedTokens, kWatchedDim}, static_cast<std::uint64_t>(step));
       const at::Tensor r =
           routing(x.to(at::kDouble), watched.state("router.weight").to(at::kDouble), config.temperature);
       const at::Tensor next = m * config.momentum + r * (1.0 - config.momentum);
@@ -183,7 +183,8 @@ TEST(RouterMemory, AnAbandonedStepLeavesNoTrace) {
     FusionConfig config = memory_config(forward);
     config.dirichlet = 2.0;
     Watched watched(config), other(config);
-    const at::Tensor x = normal_numbers({4, kTokens, kDim}, 1), y = normal_numbers({4, kTokens, kDim}, 2);
+    const at::Tensor x = normal_numbers({4, kWatchedTokens, kWatchedDim}, 1),
+                     y = normal_numbers({4, kWatchedTokens, kWatchedDim}, 2);
     const auto run = [&](Watched& target, int step) {
       target.forward_backward(x, y, 4, step);
       target.bank->update(AdamWConfig(), 1e-2, 2e-2, step + 1, 1.0f);
@@ -205,7 +206,7 @@ TEST(RouterMemory, PreviewUsesTheRoutingOfItsInputAndRestoresTheCollapsedModel) 
   FusionConfig config = memory_config("routed");
   Watched watched(config);
   const at::Tensor collapsed = watched.flat->values().clone();
-  const at::Tensor x = normal_numbers({3, kTokens, kDim}, 5);
+  const at::Tensor x = normal_numbers({3, kWatchedTokens, kWatchedDim}, 5);
   watched.bank->begin_preview(0);
   watched.ffn->forward(x);
   const at::Tensor r =

@@ -12,7 +12,7 @@
 namespace exfusion {
 namespace {
 
-ModelConfig parse(const std::string& ffn) {
+ModelConfig parse_ffn(const std::string& ffn) {
   auto recipe = Recipe::parse(
       "model: {arch: vit, dim: 12, depth: 3, heads: 3, patch: 7, image: 14, channels: 1, "
       "classes: 5, ffn: " +
@@ -51,7 +51,7 @@ void disturb(Model& model) {
 
 TEST(ExpertModels, TheirNumbersAreCountedBeforeTheyAreBuilt) {
   for (const std::string& ffn : kKinds) {
-    const ModelConfig config = parse(ffn);
+    const ModelConfig config = parse_ffn(ffn);
     EXPECT_EQ(config.vit.parameter_count(), file_numbers(*make_model(config, 1))) << ffn;
   }
 }
@@ -63,7 +63,7 @@ TEST(ExpertModels, AnAbsurdNumberOfExpertsIsRefusedByTheRecipe) {
 }
 
 TEST(ExpertModels, ChosenBlocksHoldExpertsAndTheOthersAreDense) {
-  const auto names = make_model(parse("{name: topk, layers: last:1, bias_balance: 0.1}"), 1);
+  const auto names = make_model(parse_ffn("{name: topk, layers: last:1, bias_balance: 0.1}"), 1);
   const auto parameters = names->named_parameters();
   EXPECT_TRUE(parameters.contains("blocks.1.mlp.fc1.weight"));
   EXPECT_FALSE(parameters.contains("blocks.1.mlp.router.weight"));
@@ -75,7 +75,7 @@ TEST(ExpertModels, ChosenBlocksHoldExpertsAndTheOthersAreDense) {
 }
 
 TEST(ExpertModels, ADenseSectionIsTheModelWithoutOne) {
-  const auto one = make_model(parse("none"), 3), two = make_model(parse("{name: dense}"), 3);
+  const auto one = make_model(parse_ffn("none"), 3), two = make_model(parse_ffn("{name: dense}"), 3);
   const auto expected = model_tensors(*one), found = model_tensors(*two);
   ASSERT_EQ(found.size(), expected.size());
   for (std::size_t i = 0; i < found.size(); ++i) {
@@ -85,9 +85,9 @@ TEST(ExpertModels, ADenseSectionIsTheModelWithoutOne) {
 }
 
 TEST(ExpertModels, StartFromTheDenseModelsValuesWithExpertZeroAtTheFfns) {
-  const auto dense = make_model(parse("none"), 3)->named_parameters();
+  const auto dense = make_model(parse_ffn("none"), 3)->named_parameters();
   for (const char* ffn : {"{name: topk}", "{name: smear}", "{name: ewa}"}) {
-    const auto model = make_model(parse(ffn), 3)->named_parameters();
+    const auto model = make_model(parse_ffn(ffn), 3)->named_parameters();
     for (const auto& item : dense) {
       const std::string& name = item.key();
       const auto mlp = name.find(".mlp.");
@@ -99,13 +99,13 @@ TEST(ExpertModels, StartFromTheDenseModelsValuesWithExpertZeroAtTheFfns) {
     const auto experts = model["blocks.1.mlp.experts.fc1.weight"];
     EXPECT_FALSE(at::equal(experts[0], experts[1]));
   }
-  const auto routers = make_model(parse("{name: topk}"), 3)->named_parameters();
+  const auto routers = make_model(parse_ffn("{name: topk}"), 3)->named_parameters();
   EXPECT_FALSE(at::equal(routers["blocks.0.mlp.router.weight"], routers["blocks.1.mlp.router.weight"]));
   EXPECT_NEAR(routers["blocks.0.mlp.router.weight"].std().item<double>(), 0.02, 0.006);
 }
 
 TEST(ExpertModels, MatricesDecayAndStackedBiasesDoNot) {
-  const auto model = make_model(parse("{name: topk}"), 3);
+  const auto model = make_model(parse_ffn("{name: topk}"), 3);
   EXPECT_TRUE(model->decays("blocks.0.mlp.experts.fc1.weight"));
   EXPECT_TRUE(model->decays("blocks.0.mlp.experts.fc2.weight"));
   EXPECT_TRUE(model->decays("blocks.0.mlp.router.weight"));
@@ -115,25 +115,25 @@ TEST(ExpertModels, MatricesDecayAndStackedBiasesDoNot) {
 
 // 5 tokens of width 12, hidden 48.
 TEST(ExpertModels, CountFlopsInTrainingAndDeployed) {
-  const double dense = make_model(parse("none"), 1)->forward_flops(), ffn = 5 * 2 * 2 * 12 * 48;
-  const auto ewa = make_model(parse("{name: ewa}"), 1);
+  const double dense = make_model(parse_ffn("none"), 1)->forward_flops(), ffn = 5 * 2 * 2 * 12 * 48;
+  const auto ewa = make_model(parse_ffn("{name: ewa}"), 1);
   EXPECT_EQ(ewa->forward_flops(), dense);
-  const auto topk = make_model(parse("{name: topk, top_k: 2, layers: last:2}"), 1);
+  const auto topk = make_model(parse_ffn("{name: topk, top_k: 2, layers: last:2}"), 1);
   EXPECT_EQ(topk->forward_flops(), dense + 2 * (ffn + 5 * 2 * 4 * 12));
-  const auto smear = make_model(parse("{name: smear}"), 1);
+  const auto smear = make_model(parse_ffn("{name: smear}"), 1);
   EXPECT_EQ(smear->forward_flops(), dense + 3 * (2 * 4 * 12 + 2 * 4 * (2 * 12 * 48 + 48 + 12)));
 }
 
 TEST(DenseModel, OfAveragedExpertsGivesTheSameLogitsBitForBit) {
   for (const char* ffn : {"{name: ewa}", "{name: ewa, experts: 3, layers: [0, 2]}"}) {
-    const ModelConfig config = parse(ffn);
+    const ModelConfig config = parse_ffn(ffn);
     const auto model = make_model(config, 3);
     disturb(*model);
     model->eval();
     const auto dense = dense_model(model, config);
     ASSERT_TRUE(dense);
     EXPECT_EQ(dense_config(config).vit.ffn.name, "dense");
-    EXPECT_EQ(dense->named_parameters().keys(), make_model(parse("none"), 0)->named_parameters().keys());
+    EXPECT_EQ(dense->named_parameters().keys(), make_model(parse_ffn("none"), 0)->named_parameters().keys());
     EXPECT_TRUE(at::equal(dense->forward(images(), {}), model->forward(images(), {}))) << ffn;
     model->train();
     EXPECT_FALSE(at::equal(dense->forward(images(), {}), model->forward(images(), {}))) << ffn;
@@ -141,19 +141,19 @@ TEST(DenseModel, OfAveragedExpertsGivesTheSameLogitsBitForBit) {
 }
 
 TEST(DenseModel, OfADenseModelIsItself) {
-  const ModelConfig config = parse("none");
+  const ModelConfig config = parse_ffn("none");
   const auto model = make_model(config, 3);
   EXPECT_EQ(dense_model(model, config), model);
 }
 
 TEST(DenseModel, OfARoutedModelDoesNotExist) {
   for (const char* ffn : {"{name: topk, layers: last:1}", "{name: smear}"})
-    EXPECT_FALSE(dense_model(make_model(parse(ffn), 3), parse(ffn))) << ffn;
+    EXPECT_FALSE(dense_model(make_model(parse_ffn(ffn), 3), parse_ffn(ffn))) << ffn;
 }
 
 TEST(TimmConfig, CarriesTheFfnThereAndBack) {
   for (const std::string& ffn : kKinds) {
-    const ModelConfig config = parse(ffn);
+    const ModelConfig config = parse_ffn(ffn);
     const std::string json = timm_config_json(config.vit, {0.5}, {0.25});
     const FfnConfig found = parse_timm_config(json, "config.json").vit.ffn;
     EXPECT_EQ(found.name, config.vit.ffn.name);
@@ -165,13 +165,13 @@ TEST(TimmConfig, CarriesTheFfnThereAndBack) {
     EXPECT_EQ(json.find("exfusion") == std::string::npos, dense) << json;
     EXPECT_EQ(json.find("vit_base_patch16_224") != std::string::npos, dense) << json;
   }
-  const ModelConfig plain = parse("{name: topk, renormalize: false}");
+  const ModelConfig plain = parse_ffn("{name: topk, renormalize: false}");
   EXPECT_FALSE(
       parse_timm_config(timm_config_json(plain.vit, {0.5}, {0.5}), "config.json").vit.ffn.renormalize);
 }
 
 TEST(TimmConfig, AnFfnThatIsNoneIsRefused) {
-  const std::string json = timm_config_json(parse("{name: topk}").vit, {0.5}, {0.5});
+  const std::string json = timm_config_json(parse_ffn("{name: topk}").vit, {0.5}, {0.5});
   const std::string section = json.substr(
       json.find("\"ffn\": {"), json.find('}', json.find("\"ffn\": {")) - json.find("\"ffn\": {") + 1);
   for (const char* wrong :

@@ -10,7 +10,7 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kTokens = 5, kDim = 12, kHeads = 3, kHeadDim = kDim / kHeads;
+constexpr std::int64_t kLength = 5, kWidth = 12, kHeads = 3, kHeadDim = kWidth / kHeads;
 
 // The formula written out, one number at a time, in double precision.
 at::Tensor attention_by_hand(const at::Tensor& x, const Attention& module) {
@@ -18,23 +18,23 @@ at::Tensor attention_by_hand(const at::Tensor& x, const Attention& module) {
   const auto at_double = [&](const char* name) { return values[name].detach().to(at::kDouble); };
   const auto qkv = at::linear(x.to(at::kDouble), at_double("qkv.weight"), at_double("qkv.bias"));
   const auto part = qkv.accessor<double, 3>();  // [n, tokens, 3 dim]
-  auto heads = at::zeros({x.size(0), kTokens, kDim}, at::kDouble);
+  auto heads = at::zeros({x.size(0), kLength, kWidth}, at::kDouble);
   auto result = heads.accessor<double, 3>();
   for (std::int64_t n = 0; n < x.size(0); ++n) {
     for (std::int64_t head = 0; head < kHeads; ++head) {
-      for (std::int64_t i = 0; i < kTokens; ++i) {
-        std::vector<double> weight(kTokens, 0.0);
+      for (std::int64_t i = 0; i < kLength; ++i) {
+        std::vector<double> weight(kLength, 0.0);
         double sum = 0.0;
-        for (std::int64_t j = 0; j < kTokens; ++j) {
+        for (std::int64_t j = 0; j < kLength; ++j) {
           for (std::int64_t c = head * kHeadDim; c < (head + 1) * kHeadDim; ++c) {
-            weight[j] += part[n][i][c] * part[n][j][kDim + c];
+            weight[j] += part[n][i][c] * part[n][j][kWidth + c];
           }
           weight[j] = std::exp(weight[j] / std::sqrt(static_cast<double>(kHeadDim)));
           sum += weight[j];
         }
-        for (std::int64_t j = 0; j < kTokens; ++j) {
+        for (std::int64_t j = 0; j < kLength; ++j) {
           for (std::int64_t c = head * kHeadDim; c < (head + 1) * kHeadDim; ++c) {
-            result[n][i][c] += weight[j] / sum * part[n][j][2 * kDim + c];
+            result[n][i][c] += weight[j] / sum * part[n][j][2 * kWidth + c];
           }
         }
       }
@@ -44,17 +44,17 @@ at::Tensor attention_by_hand(const at::Tensor& x, const Attention& module) {
 }
 
 TEST(Attention, FollowsTheFormula) {
-  Attention attention(kDim, kHeads);
+  Attention attention(kWidth, kHeads);
   set_random_values(attention, 1);
-  const auto x = random_values({2, kTokens, kDim}, 2);
+  const auto x = random_values({2, kLength, kWidth}, 2);
   EXPECT_LT(largest_difference(attention.forward(x), attention_by_hand(x, attention)), 1e-5);
 }
 
 TEST(Attention, GradientIsThatOfLibtorchsOwnAttention) {
-  Attention attention(kDim, kHeads);
+  Attention attention(kWidth, kHeads);
   set_random_values(attention, 3);
-  const auto x = random_values({2, kTokens, kDim}, 4).requires_grad_();
-  const auto gradient = random_values({2, kTokens, kDim}, 5);
+  const auto x = random_values({2, kLength, kWidth}, 4).requires_grad_();
+  const auto gradient = random_values({2, kLength, kWidth}, 5);
   attention.forward(x).backward(gradient);
   const auto ours = x.grad().clone();
   const auto ours_qkv = attention.named_parameters()["qkv.weight"].grad().clone();
@@ -63,10 +63,10 @@ TEST(Attention, GradientIsThatOfLibtorchsOwnAttention) {
   x.mutable_grad() = at::Tensor();
   const auto values = attention.named_parameters();
   const auto qkv = at::linear(x, values["qkv.weight"], values["qkv.bias"])
-                       .view({2, kTokens, 3, kHeads, kHeadDim})
+                       .view({2, kLength, 3, kHeads, kHeadDim})
                        .permute({2, 0, 3, 1, 4});
   const auto heads = at::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]);
-  at::linear(heads.transpose(1, 2).reshape({2, kTokens, kDim}), values["proj.weight"], values["proj.bias"])
+  at::linear(heads.transpose(1, 2).reshape({2, kLength, kWidth}), values["proj.weight"], values["proj.bias"])
       .backward(gradient);
   EXPECT_LT(largest_difference(ours, x.grad()), 1e-5);
   EXPECT_LT(largest_difference(ours_qkv, values["qkv.weight"].grad()), 1e-5);
@@ -114,17 +114,17 @@ INSTANTIATE_TEST_SUITE_P(Sizes, AttentionShapes,
                                          Shape{257, 1, 8}));
 
 TEST(Attention, ANumberThatIsNoneStaysOne) {
-  Attention attention(kDim, kHeads);
+  Attention attention(kWidth, kHeads);
   set_random_values(attention, 11);
-  const auto x = random_values({1, kTokens, kDim}, 12);
+  const auto x = random_values({1, kLength, kWidth}, 12);
   x[0][2][3] = NAN;
   EXPECT_TRUE(attention.forward(x).isnan().all().item<bool>());
 }
 
 TEST(Attention, WorksUnderAutocastWithFp32Gradients) {
-  Attention attention(kDim, kHeads);
+  Attention attention(kWidth, kHeads);
   set_random_values(attention, 6);
-  const auto x = random_values({2, kTokens, kDim}, 7);
+  const auto x = random_values({2, kLength, kWidth}, 7);
   at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
   at::autocast::set_autocast_enabled(at::kCPU, true);
   const auto y = attention.forward(x);

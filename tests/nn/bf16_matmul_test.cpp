@@ -10,7 +10,7 @@
 namespace exfusion {
 namespace {
 
-struct Shape {
+struct Sides {
   std::int64_t m, n, k;
 };
 
@@ -23,7 +23,7 @@ at::Tensor filled(at::IntArrayRef shape, at::ScalarType type) {
 }
 
 // a b^T + bias, a b' and a'^T b'' for x [m, k], weight [n, k], g [m, n].
-std::array<at::Tensor, 3> products(const Shape& s, const at::Tensor& x, const at::Tensor& weight,
+std::array<at::Tensor, 3> products(const Sides& s, const at::Tensor& x, const at::Tensor& weight,
                                    const at::Tensor& bias, const at::Tensor& g) {
   std::array<at::Tensor, 3> found = {filled({s.m, s.n}, at::kBFloat16), filled({s.m, s.k}, at::kBFloat16),
                                      filled({s.n, s.k}, at::kFloat)};
@@ -36,7 +36,7 @@ std::array<at::Tensor, 3> products(const Shape& s, const at::Tensor& x, const at
   return found;
 }
 
-class Bf16Matmul : public testing::TestWithParam<Shape> {
+class Bf16Matmul : public testing::TestWithParam<Sides> {
  protected:
   void SetUp() override {
     if (!has_bf16_matmul()) GTEST_SKIP() << "no AVX512-BF16, or AMX";
@@ -46,7 +46,7 @@ class Bf16Matmul : public testing::TestWithParam<Shape> {
 // Each element is near the sum in double precision: within one rounding to bf16 (2^-8 of it), and within what
 // sums in fp32 may lose of their terms' sizes.
 TEST_P(Bf16Matmul, ProductsAreThoseOfDoublePrecisionForAnyNumberOfThreads) {
-  const Shape s = GetParam();
+  const Sides s = GetParam();
   const at::Tensor x = bf16_values({s.m, s.k}, 1), weight = bf16_values({s.n, s.k}, 2),
                    bias = bf16_values({s.n}, 3), g = bf16_values({s.m, s.n}, 4);
   const at::Tensor x2 = x.to(at::kDouble), w2 = weight.to(at::kDouble), g2 = g.to(at::kDouble);
@@ -71,13 +71,13 @@ TEST_P(Bf16Matmul, ProductsAreThoseOfDoublePrecisionForAnyNumberOfThreads) {
 // Single rows, columns and pairs; edges of tiles, vectors and panels; panels longer than a cache; odd rows,
 // and more of them than are multiplied at once.
 INSTANTIATE_TEST_SUITE_P(Shapes, Bf16Matmul,
-                         testing::Values(Shape{1, 2, 2}, Shape{8, 48, 32}, Shape{50, 38, 34},
-                                         Shape{17, 66, 14}, Shape{61, 100, 96}, Shape{136, 64, 192},
-                                         Shape{9, 530, 1030}, Shape{1613, 20, 70}, Shape{3203, 18, 6}));
+                         testing::Values(Sides{1, 2, 2}, Sides{8, 48, 32}, Sides{50, 38, 34},
+                                         Sides{17, 66, 14}, Sides{61, 100, 96}, Sides{136, 64, 192},
+                                         Sides{9, 530, 1030}, Sides{1613, 20, 70}, Sides{3203, 18, 6}));
 
 TEST(Bf16MatmulInfinities, PassThroughWhereTheyBelong) {
   if (!has_bf16_matmul()) GTEST_SKIP() << "no AVX512-BF16, or AMX";
-  const Shape s{9, 18, 20};
+  const Sides s{9, 18, 20};
   const at::Tensor x = bf16_values({s.m, s.k}, 1), weight = bf16_values({s.n, s.k}, 2).abs(),
                    bias = bf16_values({s.n}, 3), g = bf16_values({s.m, s.n}, 4).abs();
   x[8][19] = INFINITY;

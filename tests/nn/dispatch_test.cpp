@@ -8,7 +8,7 @@
 namespace exfusion {
 namespace {
 
-std::vector<std::int64_t> values(const at::Tensor& tensor) {
+std::vector<std::int64_t> integers(const at::Tensor& tensor) {
   return {tensor.const_data_ptr<std::int64_t>(), tensor.const_data_ptr<std::int64_t>() + tensor.numel()};
 }
 
@@ -20,22 +20,22 @@ using Numbers = std::vector<std::int64_t>;
 
 TEST(DispatchByExpert, SortsStably) {
   const Dispatch dispatch = dispatch_by_expert(experts_of({2, 0, 2, 0, 3, 2}), 4, 0);
-  EXPECT_EQ(values(dispatch.order), (Numbers{1, 3, 0, 2, 5, 4}));
-  EXPECT_EQ(values(dispatch.inverse), (Numbers{2, 0, 3, 1, 5, 4}));
+  EXPECT_EQ(integers(dispatch.order), (Numbers{1, 3, 0, 2, 5, 4}));
+  EXPECT_EQ(integers(dispatch.inverse), (Numbers{2, 0, 3, 1, 5, 4}));
   EXPECT_EQ(dispatch.loads, (Numbers{2, 0, 3, 1}));
   EXPECT_EQ(dispatch.counts, dispatch.loads);
 }
 
 TEST(DispatchByExpert, AFullExpertKeepsItsFirstAssignmentsAndTheRestComesLast) {
   const Dispatch dispatch = dispatch_by_expert(experts_of({1, 1, 0, 1, 0, 1}), 3, 2);
-  EXPECT_EQ(values(dispatch.order), (Numbers{2, 4, 0, 1, 3, 5}));
+  EXPECT_EQ(integers(dispatch.order), (Numbers{2, 4, 0, 1, 3, 5}));
   EXPECT_EQ(dispatch.loads, (Numbers{2, 4, 0}));
   EXPECT_EQ(dispatch.counts, (Numbers{2, 2, 0}));
 }
 
 TEST(DispatchByExpert, ReadsATensorThatIsNotContiguous) {
   const at::Tensor table = at::tensor(Numbers{1, 9, 0, 9, 1, 9}, at::kLong).view({3, 2});
-  EXPECT_EQ(values(dispatch_by_expert(table.select(1, 0), 2, 0).order), (Numbers{1, 0, 2}));
+  EXPECT_EQ(integers(dispatch_by_expert(table.select(1, 0), 2, 0).order), (Numbers{1, 0, 2}));
 }
 
 TEST(DispatchByExpert, AnExpertThatDoesNotExistIsAnError) {
@@ -47,9 +47,9 @@ TEST(RandomPartition, PartsAreEqualUpToOneAndHoldEveryTokenOnce) {
   for (const std::int64_t n : {0, 3, 8, 50, 101}) {
     const Dispatch dispatch =
         dispatch_by_expert(random_partition(n, 4, CounterRandom(7, Draw::token_partition, 1, 2, 3)), 4, 0);
-    Numbers order = values(dispatch.order), all(static_cast<std::size_t>(n));
+    Numbers order = integers(dispatch.order), all(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < order.size(); ++i)
-      EXPECT_EQ(values(dispatch.inverse)[static_cast<std::size_t>(order[i])], static_cast<std::int64_t>(i));
+      EXPECT_EQ(integers(dispatch.inverse)[static_cast<std::size_t>(order[i])], static_cast<std::int64_t>(i));
     std::ranges::sort(order);
     std::iota(all.begin(), all.end(), 0);
     EXPECT_EQ(order, all);
@@ -66,9 +66,9 @@ TEST(RandomPartition, IsUniform) {
   std::array<int, 6> alone{};
   std::array<std::array<int, 6>, 6> together{};
   for (std::uint32_t draw = 0; draw < kDraws; ++draw) {
-    const Numbers order =
-        values(dispatch_by_expert(random_partition(6, 3, CounterRandom(1, Draw::token_partition, draw)), 3, 0)
-                   .order);
+    const Numbers order = integers(
+        dispatch_by_expert(random_partition(6, 3, CounterRandom(1, Draw::token_partition, draw)), 3, 0)
+            .order);
     const auto first = static_cast<std::size_t>(order[0]), second = static_cast<std::size_t>(order[1]);
     ++alone[first];
     ++alone[second];
@@ -85,10 +85,10 @@ TEST(RandomPartition, IsUniform) {
 }
 
 TEST(TakeRows, EqualsIndexSelectWithItsGradient) {
-  constexpr std::int64_t kTokens = 7, kChoices = 3, kColumns = 5;
+  constexpr std::int64_t kRows = 7, kChoices = 3, kColumns = 5;
   const Dispatch dispatch = dispatch_by_expert(
-      random_partition(kTokens * kChoices, 2, CounterRandom(3, Draw::token_partition)), 2, 0);
-  const at::Tensor x = at::randn({kTokens, kColumns}, at::kDouble),
+      random_partition(kRows * kChoices, 2, CounterRandom(3, Draw::token_partition)), 2, 0);
+  const at::Tensor x = at::randn({kRows, kColumns}, at::kDouble),
                    weight = at::randn({21, kColumns}, at::kDouble);
   const at::Tensor ours = x.clone().set_requires_grad(true), theirs = x.clone().set_requires_grad(true);
   const at::Tensor taken = take_rows(ours, dispatch.order, dispatch.inverse, kChoices);

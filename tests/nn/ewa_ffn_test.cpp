@@ -12,8 +12,6 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kDim = 6, kHidden = 9, kImages = 3, kTokens = 5, kExperts = 4;
-
 FfnConfig ewa_config(double share_rate = 0.3) {
   FfnConfig config;
   config.name = "ewa";

@@ -13,23 +13,24 @@ namespace exfusion {
 namespace {
 
 TEST(Ffn, FollowsTheFormulaWithTheExactGelu) {
-  constexpr std::int64_t kDim = 6, kHidden = 15;
-  Ffn ffn(kDim, kHidden);
+  constexpr std::int64_t kInputs = 6, kInner = 15;
+  Ffn ffn(kInputs, kInner);
   set_random_values(ffn, 1);
-  const auto x = random_values({1, 3, kDim}, 2), y = ffn.forward(x);
+  const auto x = random_values({1, 3, kInputs}, 2), y = ffn.forward(x);
   const auto parameters = ffn.parameters_in_order();
   for (std::int64_t token = 0; token < 3; ++token) {
-    std::vector<double> expected(kDim);
-    for (std::int64_t i = 0; i < kDim; ++i) expected[i] = parameters[3][i].item<double>();
-    for (std::int64_t h = 0; h < kHidden; ++h) {
+    std::vector<double> expected(kInputs);
+    for (std::int64_t i = 0; i < kInputs; ++i) expected[i] = parameters[3][i].item<double>();
+    for (std::int64_t h = 0; h < kInner; ++h) {
       double z = parameters[1][h].item<double>();
-      for (std::int64_t i = 0; i < kDim; ++i) {
+      for (std::int64_t i = 0; i < kInputs; ++i) {
         z += parameters[0][h][i].item<double>() * x[0][token][i].item<double>();
       }
       const double activation = z * 0.5 * (1.0 + std::erf(z / std::sqrt(2.0)));
-      for (std::int64_t i = 0; i < kDim; ++i) expected[i] += parameters[2][i][h].item<double>() * activation;
+      for (std::int64_t i = 0; i < kInputs; ++i)
+        expected[i] += parameters[2][i][h].item<double>() * activation;
     }
-    for (std::int64_t i = 0; i < kDim; ++i) EXPECT_NEAR(y[0][token][i].item<double>(), expected[i], 1e-5);
+    for (std::int64_t i = 0; i < kInputs; ++i) EXPECT_NEAR(y[0][token][i].item<double>(), expected[i], 1e-5);
   }
 }
 

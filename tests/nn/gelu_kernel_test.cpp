@@ -47,14 +47,14 @@ TEST(GeluElement, HasItsLimitsFarOut) {
 // Odd sizes: whole vectors and a rest.
 constexpr std::int64_t kRows = 101, kColumns = 67;
 
-std::vector<float> values(double step) {
+std::vector<float> ramp(double step) {
   std::vector<float> x(kRows * kColumns);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(3.0 * std::sin(step * double(i)));
   return x;
 }
 
 TEST(GeluKernel, BackwardGivesDerivativeValueAndColumnSums) {
-  const std::vector<float> x = values(0.7), dy = values(1.3);
+  const std::vector<float> x = ramp(0.7), dy = ramp(1.3);
   std::vector<float> dx = dy, y(x.size()), sums(kColumns), forward(x.size());
   gelu_backward(kRows, kColumns, x.data(), dx.data(), y.data(), sums.data());
   gelu<float>(kRows * kColumns, x.data(), forward.data());
@@ -71,7 +71,7 @@ TEST(GeluKernel, BackwardGivesDerivativeValueAndColumnSums) {
 }
 
 TEST(GeluKernel, RoundsToBf16Once) {
-  const std::vector<float> x = values(0.9);
+  const std::vector<float> x = ramp(0.9);
   std::vector<Bfloat16> narrow(x.size()), y(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) narrow[i] = from_float<Bfloat16>(x[i]);
   gelu(kRows * kColumns, narrow.data(), y.data());
@@ -82,7 +82,7 @@ TEST(GeluKernel, RoundsToBf16Once) {
 }
 
 TEST(ColumnSums, HaveTheSameBitsForAnyNumberOfThreads) {
-  const std::vector<float> x = values(0.3);
+  const std::vector<float> x = ramp(0.3);
   std::vector<float> one(kColumns), three(kColumns);
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);

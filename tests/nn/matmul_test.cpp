@@ -8,12 +8,12 @@
 namespace exfusion {
 namespace {
 
-struct Case {
+struct Product {
   std::int64_t rows, in, out;
   at::ScalarType type;
 };
 
-class Matmul : public testing::TestWithParam<Case> {};
+class Matmul : public testing::TestWithParam<Product> {};
 
 // Largest difference over the largest number: what one rounding of the result explains.
 double relative_difference(const at::Tensor& found, const at::Tensor& expected) {
@@ -38,11 +38,13 @@ TEST_P(Matmul, ProductsAreThoseOfDoublePrecision) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Matmul,
-                         testing::Values(Case{34, 64, 192, at::kFloat}, Case{34, 192, 64, at::kFloat},
-                                         Case{7, 13, 5, at::kFloat}, Case{1, 1, 1, at::kFloat},
-                                         Case{100, 384, 10, at::kFloat}, Case{34, 64, 192, at::kBFloat16},
-                                         Case{7, 13, 5, at::kBFloat16}, Case{50, 96, 384, at::kBFloat16},
-                                         Case{51, 49, 64, at::kBFloat16}));
+                         testing::Values(Product{34, 64, 192, at::kFloat}, Product{34, 192, 64, at::kFloat},
+                                         Product{7, 13, 5, at::kFloat}, Product{1, 1, 1, at::kFloat},
+                                         Product{100, 384, 10, at::kFloat},
+                                         Product{34, 64, 192, at::kBFloat16},
+                                         Product{7, 13, 5, at::kBFloat16},
+                                         Product{50, 96, 384, at::kBFloat16},
+                                         Product{51, 49, 64, at::kBFloat16}));
 
 }  // namespace
 }  // namespace exfusion

@@ -10,6 +10,9 @@
 
 namespace exfusion {
 
+// Sizes of the FFNs under test.
+constexpr std::int64_t kDim = 6, kHidden = 9, kImages = 3, kTokens = 5, kExperts = 4;
+
 using SlowTensors = std::map<std::string, at::Tensor>;  // a module's parameters as double leaves
 
 inline SlowTensors slow_copies(const torch::nn::Module& module) {

@@ -11,8 +11,6 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kDim = 6, kHidden = 9, kImages = 3, kTokens = 5, kExperts = 4;
-
 FfnConfig smear_config() {
   FfnConfig config;
   config.name = "smear";

@@ -12,8 +12,6 @@
 namespace exfusion {
 namespace {
 
-constexpr std::int64_t kDim = 6, kHidden = 9, kImages = 3, kTokens = 5;
-
 FfnConfig config_of(std::int64_t experts, std::int64_t top_k) {
   FfnConfig config;
   config.name = "topk";

@@ -17,7 +17,7 @@
 namespace exfusion {
 namespace {
 
-std::vector<float> numbers(std::int64_t n, std::uint64_t seed) {
+std::vector<float> float_numbers(std::int64_t n, std::uint64_t seed) {
   std::mt19937_64 bits(seed);
   std::normal_distribution<float> normal;
   std::vector<float> x(static_cast<std::size_t>(n));
@@ -25,20 +25,21 @@ std::vector<float> numbers(std::int64_t n, std::uint64_t seed) {
   return x;
 }
 
-const std::int64_t kSizes[] = {1, 3, 4, 5, 1023, 4095, 4096, 4097, 65'539};
+const std::int64_t kWalkSizes[] = {1, 3, 4, 5, 1023, 4095, 4096, 4097, 65'539};
 
 // `shift` elements off the alignment of a vector: the walk one by one.
 void expect_adamw_bits(std::int64_t n, std::int64_t shift) {
   at::Tensor ours[3], theirs[3];
   for (int t = 0; t < 3; ++t) {
     ours[t] = at::zeros({n + shift});
-    if (t == 0) std::ranges::copy(numbers(n + shift, 1), ours[t].mutable_data_ptr<float>());
+    if (t == 0) std::ranges::copy(float_numbers(n + shift, 1), ours[t].mutable_data_ptr<float>());
     theirs[t] = ours[t].clone();
   }
   const auto from = [&](const at::Tensor& x) { return x.mutable_data_ptr<float>() + shift; };
   for (int step = 1; step <= 3; ++step) {
     at::Tensor g = at::empty({n + shift});
-    std::ranges::copy(numbers(n + shift, 10 + static_cast<std::uint64_t>(step)), g.mutable_data_ptr<float>());
+    std::ranges::copy(float_numbers(n + shift, 10 + static_cast<std::uint64_t>(step)),
+                      g.mutable_data_ptr<float>());
     const auto scalars = adamw_scalars<float>(AdamWConfig(), 1e-2, 0.05, step);
     const AdamWWalk body{from(ours[0]), from(ours[1]), from(ours[2]), from(g), 0.37f, scalars};
     EXPECT_EQ(body.fits(), shift % kVectorWidth == 0);
@@ -49,7 +50,7 @@ void expect_adamw_bits(std::int64_t n, std::int64_t shift) {
 }
 
 TEST(CudaWalk, OfAdamWHasTheBitsOfTheCpuKernel) {
-  for (const std::int64_t n : kSizes) {
+  for (const std::int64_t n : kWalkSizes) {
     for (const std::int64_t shift : {0, 1, 4}) expect_adamw_bits(n, shift);
   }
 }
@@ -86,7 +87,7 @@ std::vector<double> played_products(const std::vector<float>& g, const std::vect
 
 TEST(CudaWalk, OfReductionsHasTheBitsOfTheCpuKernel) {
   for (const std::int64_t n : {1, 15, 17, 127, 129, 300, 4095, 4096, 4097, 12'289, 2'000'003}) {
-    const std::vector<float> g = numbers(n, 1), x = numbers(n, 2), y = numbers(n, 3);
+    const std::vector<float> g = float_numbers(n, 1), x = float_numbers(n, 2), y = float_numbers(n, 3);
     const std::vector<const float*> w = {x.data(), y.data(), g.data()};
     std::vector<double> expected(w.size());
     inner_products<float>(g.data(), w, n, expected);
@@ -102,7 +103,7 @@ TEST(CudaWalk, StepsThroughTheTreeOfAnyNumberOfBlocks) {
 }
 
 TEST(Device, OfTheCpuTakesTheCpuKernels) {
-  const std::vector<float> x = numbers(5'001, 4);
+  const std::vector<float> x = float_numbers(5'001, 4);
   EXPECT_EQ(sum_of_squares_on(at::kCPU, x.data(), 5'001), sum_of_squares(x.data(), std::int64_t{5'001}));
 }
 

@@ -18,7 +18,7 @@ ScheduleConfig schedule(const std::string& name, std::int64_t warmup_steps = 0, 
   return config;
 }
 
-ScheduleConfig parse(const std::string& text) {
+ScheduleConfig parse_schedule(const std::string& text) {
   Recipe recipe = Recipe::parse(text, "test.yaml");
   const ScheduleConfig config = ScheduleConfig::parse(recipe.root());
   recipe.finish();
@@ -27,7 +27,7 @@ ScheduleConfig parse(const std::string& text) {
 
 std::string problem_of(const std::string& text) {
   try {
-    parse(text);
+    parse_schedule(text);
   } catch (const RecipeError& error) {
     return error.what();
   }
@@ -91,13 +91,14 @@ TEST(Schedule, WarmUpLongerThanTheRunStaysFinite) {
 }
 
 TEST(ScheduleRecipe, ReadsEveryKey) {
-  const ScheduleConfig config = parse("{name: wsd, warmup_steps: 7, final: 0.25, decay_fraction: 0.5}");
+  const ScheduleConfig config =
+      parse_schedule("{name: wsd, warmup_steps: 7, final: 0.25, decay_fraction: 0.5}");
   EXPECT_EQ(config.name, "wsd");
   EXPECT_EQ(config.warmup_steps, 7);
   EXPECT_EQ(config.final, 0.25);
   EXPECT_EQ(config.decay_fraction, 0.5);
-  EXPECT_EQ(parse("{warmup_epochs: 2}").warmup_epochs, 2.0);
-  EXPECT_EQ(parse("{}").name, "cosine");
+  EXPECT_EQ(parse_schedule("{warmup_epochs: 2}").warmup_epochs, 2.0);
+  EXPECT_EQ(parse_schedule("{}").name, "cosine");
 }
 
 TEST(ScheduleRecipe, RefusesWhatWouldHaveNoEffect) {

@@ -167,6 +167,14 @@ def check_format(root):
     return complaints or ([done.stderr] if done.returncode != 0 else [])
 
 
+def each_file(compile_commands):
+    """The build's list of what it compiles, with the files of a group (CMAKE_UNITY_BUILD) one by one."""
+    for entry in compile_commands:
+        path = pathlib.Path(entry["file"])
+        members = re.findall(r'^#include "(.+)"$', path.read_text(), re.M) if path.parent.name == "Unity" else [entry["file"]]
+        yield from ({**entry, "file": member} for member in members)
+
+
 def check_compiled(root, compile_commands):
     """Every .cpp is in the build's list of what it compiles: no dead file, no test that never runs."""
     compiled = {pathlib.Path(entry["file"]).resolve() for entry in compile_commands}
@@ -205,7 +213,7 @@ def test_every_cpp_file_is_formatted(repo):
 def compile_commands(build):
     if not (build / "compile_commands.json").exists():
         pytest.skip(f"needs a configured build folder, $EXFUSION_BUILD; {build} is none")
-    return json.loads((build / "compile_commands.json").read_text())
+    return list(each_file(json.loads((build / "compile_commands.json").read_text())))
 
 
 def test_every_cpp_file_is_compiled(repo, compile_commands):
@@ -297,6 +305,13 @@ def test_what_is_allowed_passes(tmp_path):
 def test_a_file_that_nobody_compiles_is_found(tmp_path):
     tree(tmp_path, {"lib/nn/a.cpp": "", "tests/nn/a_test.cpp": ""})
     assert len(check_compiled(tmp_path, [{"file": f"{tmp_path}/lib/nn/a.cpp"}])) == 1
+
+
+def test_a_group_of_files_counts_as_its_files(tmp_path):
+    group = tmp_path / "nn.dir/Unity/unity_0_cxx.cxx"
+    tree(tmp_path, {"nn.dir/Unity/unity_0_cxx.cxx": '/* by CMake */\n#include "/x/a.cpp"\n\n#include "/x/b.cpp"\n'})
+    entries = [{"file": str(group), "command": "c++"}, {"file": "/x/c.cpp", "command": "c++"}]
+    assert [entry["file"] for entry in each_file(entries)] == ["/x/a.cpp", "/x/b.cpp", "/x/c.cpp"]
 
 
 def test_a_test_program_that_ctest_does_not_start_is_found():

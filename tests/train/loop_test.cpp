@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> with(const std::string& more) {
+std::vector<std::string> finished_run_with(const std::string& more) {
   auto sets = finished_run_sets();
   sets.push_back(more);
   return sets;
@@ -74,7 +74,7 @@ TEST_F(RunTraining, ResumedItEndsInTheSameBits) {
 
 // At this learning rate no evaluation beats the first: the best is the one whose link is missing.
 TEST_F(RunTraining, KilledBeforeTheLinksWereMadeItStillFindsItsBest) {
-  const TinyRun slow(with("optim.lr=1e-7"));
+  const TinyRun slow(finished_run_with("optim.lr=1e-7"));
   train_run(slow, *root_ / "slow");
   ASSERT_EQ(read_checkpoint(*root_ / "slow/checkpoints/latest").best_step, 3);
   cut_after(*root_ / "slow", *root_ / "unlinked", 3);
@@ -110,17 +110,19 @@ TEST_F(RunTraining, AFinishedRunSaysSoAndChangesNothing) {
 
 TEST_F(RunTraining, AFinishedRunCanBeMadeLonger) {
   fs::copy(run(), *root_ / "longer", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-  EXPECT_EQ(resume_run(TinyRun(with("train.steps=8")), *root_ / "longer").step, 8);
-  train_run(TinyRun(with("train.steps=8")), *root_ / "straight");
+  EXPECT_EQ(resume_run(TinyRun(finished_run_with("train.steps=8")), *root_ / "longer").step, 8);
+  train_run(TinyRun(finished_run_with("train.steps=8")), *root_ / "straight");
   expect_same_end(*root_ / "longer", *root_ / "straight");
 }
 
 TEST_F(RunTraining, ResumingNeedsTheSameDataAndALengthNotYetPassed) {
   fs::copy(run(), *root_ / "other", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-  expect_error<CheckpointError>([] { resume_run(TinyRun(with("data.test_samples=38")), *root_ / "other"); },
-                                {"other", "checksum"});
-  expect_error<CheckpointError>([] { resume_run(TinyRun(with("train.steps=5")), *root_ / "other"); },
-                                {"other", "step 6", "5 steps"});
+  expect_error<CheckpointError>(
+      [] { resume_run(TinyRun(finished_run_with("data.test_samples=38")), *root_ / "other"); },
+      {"other", "checksum"});
+  expect_error<CheckpointError>(
+      [] { resume_run(TinyRun(finished_run_with("train.steps=5")), *root_ / "other"); },
+      {"other", "step 6", "5 steps"});
 }
 
 // A learning rate that sends the weights beyond fp32 at once.

@@ -45,8 +45,8 @@ void load(RankedRun& run, const fs::path& checkpoint) {
 }
 
 // Trains for some steps, from a checkpoint unless that is empty, and saves. Returns the losses.
-std::vector<double> train(const std::vector<std::string>& sets, int world, const fs::path& from, int steps,
-                          const fs::path& checkpoints) {
+std::vector<double> train_from(const std::vector<std::string>& sets, int world, const fs::path& from,
+                               int steps, const fs::path& checkpoints) {
   std::vector<double> losses;
   with_ranks(world, [&](const ProcessGroup& group) {
     RankedRun run(sets, group);
@@ -80,12 +80,12 @@ void expect_equal_files(const fs::path& found, const fs::path& expected) {
 TEST(RanksCheckpoint, FilesHaveTheSameBytesForAnyNumberOfRanksAndShards) {
   for (const std::string& fusion : kFusions) {
     const TestFolder folder;
-    train(settings(fusion, "deterministic", "none"), 1, {}, 2, folder / "one");
+    train_from(settings(fusion, "deterministic", "none"), 1, {}, 2, folder / "one");
     for (const int world : {2, 3}) {
       for (const std::string shard : {"none", "experts", "all"}) {
         SCOPED_TRACE(fusion + ", " + shard + ", " + std::to_string(world) + " ranks");
         const fs::path many = folder / (shard + std::to_string(world));
-        train(settings(fusion, "deterministic", shard), world, {}, 2, many);
+        train_from(settings(fusion, "deterministic", shard), world, {}, 2, many);
         expect_equal_files(many / "latest", folder / "one/latest");
         EXPECT_EQ(read_checkpoint(many / "latest").world, world);  // and its checksums
       }
@@ -96,7 +96,7 @@ TEST(RanksCheckpoint, FilesHaveTheSameBytesForAnyNumberOfRanksAndShards) {
 TEST(RanksCheckpoint, FoldersThatOthersDoNotSeeHoldTheSameBytes) {
   const TestFolder folder;
   const auto sets = settings(kFusions[3], "deterministic", "all");
-  train(sets, 1, {}, 1, folder / "one");
+  train_from(sets, 1, {}, 1, folder / "one");
   with_ranks(3, [&](const ProcessGroup& group) {
     RankedRun run(sets, group);
     run.step();
@@ -118,14 +118,14 @@ const std::vector<Change> kChanges = {
 TEST(RanksCheckpoint, DeterministicRunsGoOnBitForBitOnAnotherNumberOfRanks) {
   for (const std::string& fusion : kFusions) {
     const TestFolder folder;
-    train(settings(fusion, "deterministic", "none"), 1, {}, 4, folder / "whole");
+    train_from(settings(fusion, "deterministic", "none"), 1, {}, 4, folder / "whole");
     for (const Change& change : kChanges) {
       SCOPED_TRACE(fusion + ", " + std::to_string(change.from) + " to " + std::to_string(change.to));
       const fs::path path = folder / "resumed";
       fs::remove_all(path);
-      train(settings(fusion, "deterministic", change.shard_before), change.from, {}, 2, path);
-      train(settings(fusion, "deterministic", change.shard_after), change.to, path / "step-00000002", 2,
-            path);
+      train_from(settings(fusion, "deterministic", change.shard_before), change.from, {}, 2, path);
+      train_from(settings(fusion, "deterministic", change.shard_after), change.to, path / "step-00000002", 2,
+                 path);
       expect_equal_files(path / "step-00000004", folder / "whole/step-00000004");
     }
   }
@@ -134,12 +134,12 @@ TEST(RanksCheckpoint, DeterministicRunsGoOnBitForBitOnAnotherNumberOfRanks) {
 TEST(RanksCheckpoint, FastRunsGoOnWithTheSameLossOnAnotherNumberOfRanks) {
   for (const std::string& fusion : kFusions) {
     const TestFolder folder;
-    const auto whole = train(settings(fusion, "fast", "none"), 1, {}, 4, folder / "whole");
+    const auto whole = train_from(settings(fusion, "fast", "none"), 1, {}, 4, folder / "whole");
     for (const Change& change : kChanges) {
       SCOPED_TRACE(fusion + ", " + std::to_string(change.from) + " to " + std::to_string(change.to));
-      train(settings(fusion, "fast", change.shard_before), change.from, {}, 2, folder / "resumed");
-      const auto losses = train(settings(fusion, "fast", change.shard_after), change.to,
-                                folder / "resumed/step-00000002", 2, folder / "resumed");
+      train_from(settings(fusion, "fast", change.shard_before), change.from, {}, 2, folder / "resumed");
+      const auto losses = train_from(settings(fusion, "fast", change.shard_after), change.to,
+                                     folder / "resumed/step-00000002", 2, folder / "resumed");
       for (std::size_t i = 0; i < 2; ++i) EXPECT_NEAR(losses[i], whole[2 + i], 1e-5);
     }
   }
@@ -149,10 +149,10 @@ TEST(RanksCheckpoint, FastRunsGoOnWithTheSameLossOnAnotherNumberOfRanks) {
 TEST(RanksCheckpoint, TheRoutersJacobianIsThatOfTheGlobalBatch) {
   const TestFolder folder;
   const auto sets = settings(kFusions[3], "fast", "none");
-  train(sets, 1, {}, 2, folder / "one");
-  train(sets, 3, {}, 2, folder / "three");
-  train(sets, 3, folder / "one/latest", 0, folder / "again");
-  train(sets, 1, folder / "three/latest", 0, folder / "back");
+  train_from(sets, 1, {}, 2, folder / "one");
+  train_from(sets, 3, {}, 2, folder / "three");
+  train_from(sets, 3, folder / "one/latest", 0, folder / "again");
+  train_from(sets, 1, folder / "three/latest", 0, folder / "back");
   with_ranks(3, [&](const ProcessGroup& group) {
     RankedRun run(sets, group);
     run.step();
@@ -174,7 +174,7 @@ TEST(RanksCheckpoint, TheRoutersJacobianIsThatOfTheGlobalBatch) {
 TEST(RanksCheckpoint, ADamagedFileIsRefusedByAllRanksInTheSameWords) {
   const TestFolder folder;
   const auto sets = settings(kFusions[2], "fast", "all");
-  train(sets, 2, {}, 1, folder.path());
+  train_from(sets, 2, {}, 1, folder.path());
   const fs::path checkpoint = folder / "step-00000001";
   const auto expect_refused = [&](const std::string& recipe, const std::string& fragment) {
     std::atomic<int> refusals = 0;
