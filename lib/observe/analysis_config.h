@@ -13,7 +13,7 @@ struct AnalysisConfig {
   std::string every = "log2";       // log2 (steps 1, 2, 4, … and the last), checkpoint, steps
   std::vector<std::int64_t> steps;  // every: steps; ascending
   std::int64_t batches = 10;        // held-out batches, and images in each
-  std::int64_t batch = 16;
+  std::int64_t batch = 12;
   static AnalysisConfig parse(Section section);
   bool on() const { return !groups.empty(); }
   bool wants(const std::string& group) const;

@@ -1,5 +1,7 @@
 #include "observe/gradient_observation.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
 #include <deque>
@@ -72,11 +74,20 @@ GradientsSeen::GradientsSeen(const Model& model, const std::vector<FusedSet>& se
 
 void GradientsSeen::add(const ModelPass& pass, const HeldOutBatch& batch) {
   if (!std::exchange(started_, true)) gradients_ = class_gradients(shapes_, classes_, share_);
-  for (auto& [block, gradients] : gradients_) gradients.add(pass.of_block(block).tokens, batch.labels);
-  for (std::size_t i = 0; i < sets_.size(); ++i) {
-    if (sets_[i].whole() && share_.has(sets_[i].block))
-      scores_[i].add(pass.of_block(sets_[i].block).tokens.parts.front());
-  }
+  // Blocks side by side: their products are too small to be divided among threads.
+  at::parallel_for(0, std::ssize(shapes_), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t block = shapes_[static_cast<std::size_t>(i)].block;
+      const auto gradients = gradients_.find(block);
+      if (gradients != gradients_.end()) gradients->second.add(pass.of_block(block).tokens, batch.labels);
+    }
+  });
+  at::parallel_for(0, std::ssize(sets_), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      if (sets_[i].whole() && share_.has(sets_[i].block))
+        scores_[i].add(pass.of_block(sets_[i].block).tokens.parts.front());
+    }
+  });
 }
 
 GradientObservation GradientsSeen::finish() const {

@@ -1,6 +1,7 @@
 #include "observe/lens.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -202,15 +203,19 @@ LensSeen::LensSeen(Model& model, const std::vector<FusedSet>& sets, std::int64_t
 }
 
 void LensSeen::add(const ModelPass& pass, const HeldOutBatch& batch) {
-  const at::NoGradGuard no_grad;
   const ObservedBlocks evaluating(model_);
-  for (LensLayer& layer : layers_) {
-    const BlockPass& ffn = pass.of_block(layer.block);
-    const LensTokens tokens =
-        layer.fused ? fused_tokens(*whole_set(sets_, layer.block), ffn) : topk_tokens(ffn);
-    add_tokens(tokens, next_, layer);
-    add_logit_lens(model_, tokens, ffn.stream, batch.labels, layer);
-  }
+  // Side by side: what is to be computed for a layer is too small to be divided among threads.
+  at::parallel_for(0, std::ssize(layers_), 1, [&](std::int64_t first, std::int64_t last) {
+    const at::NoGradGuard no_grad;
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      LensLayer& layer = layers_[i];
+      const BlockPass& ffn = pass.of_block(layer.block);
+      const LensTokens tokens =
+          layer.fused ? fused_tokens(*whole_set(sets_, layer.block), ffn) : topk_tokens(ffn);
+      add_tokens(tokens, next_, layer);
+      add_logit_lens(model_, tokens, ffn.stream, batch.labels, layer);
+    }
+  });
   ++next_;
 }
 

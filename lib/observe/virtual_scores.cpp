@@ -1,6 +1,7 @@
 #include "observe/virtual_scores.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -86,9 +87,11 @@ VirtualScores VirtualScoreSums::finish() const {
   VirtualScores found = sums_.finish();
   if (empty()) return found;
   const FfnTokens tokens = sample();
-  std::vector<TokenScores> random;
-  for (std::uint32_t r = 0; r < kRandomDirections; ++r)
-    random.push_back(scores(tokens, random_directions(offsets_, set_.a, r, set_.block)));
+  std::vector<TokenScores> random(kRandomDirections);
+  at::parallel_for(0, kRandomDirections, 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto r = static_cast<std::uint32_t>(first); r < static_cast<std::uint32_t>(last); ++r)
+      random[r] = scores(tokens, random_directions(offsets_, set_.a, r, set_.block));
+  });
   compare_with_random(scores(tokens, offsets_), random, tokens.label, found);
   return found;
 }
