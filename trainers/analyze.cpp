@@ -81,10 +81,9 @@ Report of_run(const fs::path& folder, const po::variables_map& given) {
   return {std::move(found.report), std::move(found.markdown)};
 }
 
-// What identifies an input: its place, however it is spelled.
+// What identifies an input: its place, however it is spelled and whatever link led there.
 std::string source_of(const fs::path& input) {
-  const fs::path place = fs::absolute(input).lexically_normal();
-  return (place.has_filename() ? place : place.parent_path()).string();
+  return fs::canonical(input).string();
 }
 
 // Throws where the folder cannot be made, or holds files that this analysis would replace and that are not of
@@ -92,6 +91,9 @@ std::string source_of(const fs::path& input) {
 void check_folder(const fs::path& folder, const std::string& source) {
   if (fs::exists(folder) && !fs::is_directory(folder))
     throw UsageError(fmt::format("--out {}: is a file; give a folder", folder.string()));
+  if (fs::exists(folder / "recipe.yaml"))
+    throw RunFolderError(fmt::format("{}: holds a run or a checkpoint; choose a folder inside it, {}",
+                                     folder.string(), (folder / "analysis").string()));
   const bool free = std::ranges::none_of(kFiles, [&](const char* name) { return fs::exists(folder / name); });
   if (free) return;
   std::string there = "something that they do not name";

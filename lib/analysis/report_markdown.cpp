@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -76,7 +77,7 @@ std::string comparison(const NullComparison& of, const std::string& null, const 
   const std::string line =
       fmt::format("{} against {} of {} +- {}", text(of.measured), text(of.mean), null, text(of.sd));
   if (!of.z.defined()) return line + ": " + of.z.reason;
-  return fmt::format("{} (z {:.1f}): {}", line, of.z.value, of.z.value > 3.0 ? "more than that" : within);
+  return fmt::format("{} (z {:.2f}): {}", line, of.z.value, of.z.value > 3.0 ? "more than that" : within);
 }
 
 std::string specialisation_sentences(const LayerAnalysis& layer) {
@@ -87,8 +88,8 @@ std::string specialisation_sentences(const LayerAnalysis& layer) {
                                  comparison(of.router, "random routers on the same hidden states",
                                             "no more than a router that learned nothing"));
   for (const DomainProfile& domain : of.domains)
-    line += fmt::format(" {}: half of the load on {} experts, exp H {:.1f}, largest {:.3g}.", domain.name,
-                        domain.n50, domain.exp_h, domain.max_specialisation);
+    line += fmt::format(" Domain {}: half of the load on {} experts, exp H {:.1f}, largest {:.3g}.",
+                        domain.name, domain.n50, domain.exp_h, domain.max_specialisation);
   return line + "\n";
 }
 
@@ -160,9 +161,20 @@ std::string report_markdown(const Trace& trace, const TraceAnalysis& analysis, c
                     "take {} or more.\n\n## Congestion\n\n",
                     batches, kFewForBootstrap)
               : std::string(".\n\n## Congestion\n\n");
-  page += fmt::format("Mean over layers: gamma_eff {} {}, null {}: {}.\n\n", text(model.gamma_eff),
-                      text(model.gamma_ci), text(model.gamma_null),
-                      verdict(model.gamma_excess, model.gamma_excess_ci));
+  const auto layers_with = [&](Quantity LayerCongestion::*field) {
+    return std::ranges::count_if(analysis.layers,
+                                 [&](const LayerAnalysis& one) { return (one.congestion.*field).defined(); });
+  };
+  page +=
+      "The null gives the logits of all experts one spread. Where spreads differ, as in fresh routers they "
+      "do, the "
+      "excess leaves 0 in either direction without any balancing: compare a layer with itself before "
+      "training.\n\n";
+  page +=
+      fmt::format("Mean over layers: gamma_eff {} {} ({} of {} layers), null {} ({}): {}.\n\n",
+                  text(model.gamma_eff), text(model.gamma_ci), layers_with(&LayerCongestion::gamma_eff),
+                  analysis.layers.size(), text(model.gamma_null), layers_with(&LayerCongestion::gamma_null),
+                  verdict(model.gamma_excess, model.gamma_excess_ci));
   for (const LayerAnalysis& layer : analysis.layers) page += congestion_sentence(layer);
   page +=
       "\n## Load\n\n| layer | max/mean | min/mean | CV | CV of chance | Gini | exp H | M sum m^2 | dead |\n"

@@ -161,7 +161,7 @@ Json performance(Model& model, const std::vector<HeldOutBatch>& batches) {
     images += static_cast<double>(batch.labels.size(0));
   }
   return {{"batches", batches.size()},
-          {"images", images},
+          {"images", static_cast<std::int64_t>(images)},
           {"loss", loss / images},
           {"accuracy", correct / images}};
 }

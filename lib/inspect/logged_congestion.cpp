@@ -110,7 +110,8 @@ Json report_at(const std::vector<LoggedLayer>& logged, std::size_t row, const st
   for (const LoggedLayer& one : logged) trace.layers.push_back(layer_at(one, row));
   analysis::check_trace(trace, fmt::format("{}: step {}", file, logged.front().steps[row]));
   const Json report = report_json(trace, analysis::analyse_trace(trace));
-  Json found = {{"layers", Json::array()}, {"model", {{"step", logged.front().steps[row]}}}};
+  Json found = {{"layers", Json::array()},
+                {"model", {{"step", static_cast<std::int64_t>(logged.front().steps[row])}}}};
   const auto wanted = [](const std::string& field) { return kFields.contains(field); };
   for (const Json& layer : report.at("layers")) found["layers"].push_back(only_fields(layer, wanted));
   found["model"].update(only_fields(report.at("model"), wanted));

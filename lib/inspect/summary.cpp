@@ -56,7 +56,7 @@ std::string fused_sentence(const Json& layer) {
       at(layer, "/fused/nmi_sample"), at(layer, "/fused/nmi_random_mean"), at(layer, "/fused/nmi_random_sd"));
   if (!number_at(layer, "/fused/nmi_random_z")) return line + ".\n";
   const double z = value_at(layer, "/fused/nmi_random_z");
-  return line + fmt::format(" (z {:.1f}): {}.\n", z,
+  return line + fmt::format(" (z {:.2f}): {}.\n", z,
                             z > 3.0 ? "more than random offsets show" : "no more than random offsets show");
 }
 
@@ -89,19 +89,24 @@ std::string interference_sentence(const Json& layer) {
 
 std::string braess_sentence(const Json& of) {
   if (!number_at(of, "/braess/share")) return "";
-  return fmt::format(" {} of the experts are better gone {} (Braess; {} of them for certain).",
-                     at(of, "/braess/share"), at(of, "/braess/share_ci"), at(of, "/braess/certain"));
+  return fmt::format(
+      " Without an expert the loss is lower for a share of {} {} of them (Braess), certainly for {}.",
+      at(of, "/braess/share"), at(of, "/braess/share_ci"), at(of, "/braess/certain"));
 }
 
 std::string interaction_sentence(const Json& of) {
   if (!number_at(of, "/interaction/p")) return "";
-  return fmt::format(" An expert's preferred classes lose {:+.3g} nats more than the others (p {})",
-                     value_at(of, "/interaction/contrast"), at(of, "/interaction/p"));
+  return fmt::format(
+      " The loss of its preferred classes rises by {:+.3g} nats more than that of the others (p {})",
+      value_at(of, "/interaction/contrast"), at(of, "/interaction/p"));
 }
 
 // Of all layers at once: one of many layers has a small p by chance.
 std::string interaction_verdict(const Json& model) {
   if (!number_at(model, "/interaction/p")) return "";
+  // The virtual router's preferences are first-order losses themselves.
+  if (model.at("experts_kind") == "fused")
+    return ": no verdict, since fused experts that never trained show the same.";
   return value_at(model, "/interaction/p") < 0.05 ? ": experts matter to their own classes."
                                                   : ": no evidence that experts matter to their own classes.";
 }
@@ -161,7 +166,7 @@ std::string virtual_sentence(const Json& layer) {
   if (!number_at(layer, "/virtual/nmi_random_z")) return line + ".\n";
   const double z = value_at(layer, "/virtual/nmi_random_z");
   return line +
-         fmt::format(" (z {:.1f}): {}.\n", z,
+         fmt::format(" (z {:.2f}): {}.\n", z,
                      z > 3.0 ? "more than sizes of outputs explain" : "no more than their sizes explain");
 }
 
@@ -185,18 +190,19 @@ std::string largest(const Json& layer, const char* place) {
 std::string landscape_sentence(const Json& layer) {
   if (!number_at(layer, "/curvature/gamma_fus")) return "";  // one expert
   return fmt::format(
-      "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; halves of the images "
-      "{}; random directions {} +- {}). Highest barrier between two experts {} nats, between random "
+      "- layer {}: an expert's price rises by {} per unit of its share (gamma_fus; on halves of the images "
+      "{} and {}; random directions {} +- {}). Highest barrier between two experts {} nats, between random "
       "directions {}.\n",
-      layer.at("layer").dump(), at(layer, "/curvature/gamma_fus"), at(layer, "/curvature/gamma_fus_halves"),
-      at(layer, "/curvature/random_mean"), at(layer, "/curvature/random_sd"), largest(layer, "/barrier/loss"),
+      layer.at("layer").dump(), at(layer, "/curvature/gamma_fus"), at(layer, "/curvature/gamma_fus_halves/0"),
+      at(layer, "/curvature/gamma_fus_halves/1"), at(layer, "/curvature/random_mean"),
+      at(layer, "/curvature/random_sd"), largest(layer, "/barrier/loss"),
       largest(layer, "/barrier/random_loss"));
 }
 
 std::string similarity_sentence(const Json& layer) {
   const std::string line = fmt::format(
       "- layer {}: CKA of experts' outputs {} (tokens shuffled {}, dimension over tokens {}), of what "
-      "they add to the layer's output {} (shuffled {})",
+      "sets them apart from the layer's output {} (shuffled {}); fresh experts, too, reach 0.9",
       layer.at("layer").dump(), at(layer, "/similarity/cka_mean"), at(layer, "/similarity/cka_shuffled_mean"),
       at(layer, "/similarity/p_over_n"), at(layer, "/similarity/cka_offset_mean"),
       at(layer, "/similarity/cka_offset_shuffled_mean"));

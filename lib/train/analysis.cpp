@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -59,7 +61,12 @@ std::vector<ObservedGroup> analysis_groups(const Run& run) {
   const auto sets = fused_sets(*run.state.model, run.state.banks);
   if (std::ranges::any_of(sets, [](const FusedSet& set) { return !set.whole(); }))
     log_info("analysis: the experts are sharded (dist.shard): what needs whole ones is not measured");
-  return observe_model(*run.state.model, sets, {}, run.config.analysis, size_of(run));
+  std::vector<ObservedGroup> groups =
+      observe_model(*run.state.model, sets, {}, run.config.analysis, size_of(run));
+  if (groups.empty())
+    log_warning("analysis.groups: nothing of {} applies to this model",
+                fmt::join(run.config.analysis.groups, ", "));
+  return groups;
 }
 
 void analyse_step(Run& run, MetricsLog& metrics) {

@@ -56,6 +56,11 @@ def test_each_due_step_has_a_row_in_each_group(runs):
     assert "analysis took" in done.stderr
 
 
+def test_groups_that_do_not_apply_are_named(call, tmp_path):
+    done = call("train", write_recipe(tmp_path), "--out", tmp_path / "run", *settings(fusion="none"), "--set", "analysis.groups=[load, scores]", check=True)
+    assert "nothing of load, scores applies to this model" in done.stderr
+
+
 def test_the_columns_hold_what_they_promise(runs):
     kind, _, analysed, _ = runs
     found = columns(analysed)

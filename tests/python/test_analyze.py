@@ -236,6 +236,14 @@ def test_a_folder_holds_the_json_its_hdf5_and_sentences(call, layers, tmp_path):
     assert "`scores.taylor`" in page
 
 
+def test_the_folder_of_a_run_is_not_written_into(call, layers, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("seed: 0\n")
+    refused(call("analyze", write_trace(tmp_path / "trace.h5", layers), "-o", run), "holds a run", str(run / "analysis"))
+    assert [one.name for one in run.iterdir()] == ["recipe.yaml"]
+
+
 def test_an_analysis_of_something_else_is_not_replaced(call, layers, tmp_path):
     out, trace = tmp_path / "out", write_trace(tmp_path / "trace.h5", layers)
     call("analyze", trace, "-o", out, check=True)
@@ -245,6 +253,12 @@ def test_an_analysis_of_something_else_is_not_replaced(call, layers, tmp_path):
     refused(call("analyze", other, "-o", out), "out", str(trace), "choose another folder")
     assert (out / "analysis.md").read_bytes() == written
     call("analyze", out / "../trace.h5", "-o", out, check=True)
+    link = tmp_path / "link.h5"
+    link.symlink_to(trace)
+    call("analyze", link, "-o", out, check=True)
+    link.unlink()
+    link.symlink_to(other)
+    refused(call("analyze", link, "-o", out), "out", str(trace), "choose another folder")
     (out / "analysis.json").write_text("{}")
     refused(call("analyze", trace, "-o", out), "do not name")
     (out / "analysis.json").unlink()
