@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import subprocess
+import sys
 
 import h5py
 import numpy
@@ -19,9 +20,10 @@ import numpy
 import pictures
 import tables
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from quickstart import PROGRAMS, REPO, train  # noqa: E402
+
 HERE = pathlib.Path(__file__).resolve().parent
-REPO = HERE.parents[1]
-PROGRAMS = pathlib.Path(os.environ.get("EXFUSION_BUILD", REPO / "build")) / "bin"
 EXPERTS, TOP_K, BALANCE_LOSS = 8, 2, 0.01  # of a top-k layer
 BATCHES, BATCH = 50, 16  # of the analyses during training
 
@@ -64,13 +66,6 @@ def kept(file, make):
         part.write_text(json.dumps(make()))
         part.replace(file)
     return json.loads(file.read_text())
-
-
-def train(folder, arm, seed, epochs):
-    if (folder / "recipe.yaml").exists():
-        return call("exfusion-train", "--resume", folder)
-    sets = [*ARMS[arm], *COMMON, f"seed={seed}", f"train.epochs={epochs}"]
-    return call("exfusion-train", REPO / "recipes/quickstart.yaml", "--out", folder, *(word for item in sets for word in ("--set", item)))
 
 
 def congestion(report):
@@ -141,7 +136,7 @@ def of_run(folder, arm, seed):
 
 def one_run(arm, seed, given):
     folder = given.output / f"{arm}-seed{seed}"
-    kept(folder.with_suffix(".json"), lambda: train(folder, arm, seed, given.epochs))
+    kept(folder.with_suffix(".json"), lambda: train(folder, [*ARMS[arm], *COMMON, f"seed={seed}", f"train.epochs={given.epochs}"]))
     kept(folder / "analysis.json", lambda: call("exfusion-analyze", folder))
     print(f"{arm}, seed {seed}: done", flush=True)
     return of_run(folder, arm, seed)

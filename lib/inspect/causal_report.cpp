@@ -14,12 +14,6 @@ using analysis::ImageSums;
 using analysis::interval_json;
 using Json = nlohmann::ordered_json;
 
-Json numbers_json(const std::vector<double>& values) {
-  Json list = Json::array();
-  for (const double one : values) list.push_back(std::isfinite(one) ? Json(one) : Json(nullptr));
-  return list;
-}
-
 // Lists over experts: mean changes with intervals and by class; null for an expert that cannot be left out.
 void put_changes(const analysis::HeldOutImages& held_out, const std::vector<ImageSums>& changes,
                  const std::string& name, Fields& fields) {

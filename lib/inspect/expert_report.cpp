@@ -20,15 +20,9 @@ using Json = nlohmann::ordered_json;
 // [rows, columns] as nested lists; null where not finite.
 Json table_json(const std::vector<double>& values, std::size_t columns) {
   Json rows = Json::array();
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (i % columns == 0) rows.push_back(Json::array());
-    rows.back().push_back(std::isfinite(values[i]) ? Json(values[i]) : Json(nullptr));
-  }
+  for (auto row = values.begin(); row != values.end(); row += static_cast<std::ptrdiff_t>(columns))
+    rows.push_back(numbers_json({row, row + static_cast<std::ptrdiff_t>(columns)}));
   return rows;
-}
-
-Json list_json(const std::vector<double>& values) {
-  return values.empty() ? Json::array() : table_json(values, values.size())[0];
 }
 
 double sum_of(const std::vector<double>& values) {
@@ -59,7 +53,7 @@ void put_share(const std::string& path, const std::vector<double>& some, const s
 Json shares_json(const std::vector<double>& sums, std::size_t experts, double tokens) {
   std::vector<double> shares(experts, 0.0);
   for (std::size_t i = 0; i < sums.size(); ++i) shares[i % experts] += sums[i] / tokens;
-  return list_json(shares);
+  return numbers_json(shares);
 }
 
 void put_null(const std::string& name, const analysis::NullComparison& with, Fields& fields) {
@@ -76,13 +70,13 @@ Json virtual_json(const TopkVirtualScores& of) {
   fields.put("virtual.tokens", tokens);
   fields.put("virtual.ties", sum_of(scores.ties));
   fields.put("virtual.load", shares_json(scores.load, experts, tokens));
-  fields.put("virtual.random_load", list_json(scores.random_load));
+  fields.put("virtual.random_load", numbers_json(scores.random_load));
   fields.put("virtual.soft_load", shares_json(scores.soft_load, experts, tokens));
-  fields.put("virtual.random_soft_load", list_json(scores.random_soft_load));
+  fields.put("virtual.random_soft_load", numbers_json(scores.random_soft_load));
   fields.put("virtual.unit_load", shares_json(scores.unit_load, experts, tokens));
-  fields.put("virtual.random_unit_load", list_json(scores.random_unit_load));
+  fields.put("virtual.random_unit_load", numbers_json(scores.random_unit_load));
   fields.put("virtual.table", table_json(scores.table, scores.class_tokens.size()));
-  fields.put("virtual.class_tokens", list_json(scores.class_tokens));
+  fields.put("virtual.class_tokens", numbers_json(scores.class_tokens));
   fields.put("virtual.class_score", table_json(scores.class_score, scores.class_tokens.size()));
   const char* const one = "no expert, or one alone, is preferred";
   fields.put("virtual.nmi", quantity(scores.nmi, one));
@@ -106,7 +100,7 @@ void put_change(const std::string& name, const analysis::HeldOutImages& held_out
   fields.put(name + ".loss_ci", mean.loss_ci);
   fields.put(name + ".accuracy", mean.accuracy);
   fields.put(name + ".accuracy_ci", mean.accuracy_ci);
-  fields.put(name + ".loss_by_class", list_json(mean.loss_by_class));
+  fields.put(name + ".loss_by_class", numbers_json(mean.loss_by_class));
 }
 
 Json curvature_json(const PriceCurvature& of) {
@@ -117,8 +111,8 @@ Json curvature_json(const PriceCurvature& of) {
   const char* const single = n < 2 ? "one expert" : "undefined on these images";
   Fields fields;
   fields.put("curvature.gamma_fus", quantity(of.slope, single));
-  fields.put("curvature.gamma_fus_halves", list_json(of.of_halves));
-  fields.put("curvature.random", list_json(of.random));
+  fields.put("curvature.gamma_fus_halves", numbers_json(of.of_halves));
+  fields.put("curvature.random", numbers_json(of.random));
   fields.put("curvature.random_mean", quantity(mean, single));
   fields.put("curvature.random_sd", quantity(std::sqrt(squares / (count - 1.0)), single));
   fields.put("curvature.asymmetry", quantity(of.asymmetry, "all slopes are 0"));
@@ -136,14 +130,14 @@ Json barrier_json(const LossBarriers& of) {
   Fields fields;
   fields.put("barrier.images", of.images);
   fields.put("barrier.pairs", pairs_json(of.pairs));
-  fields.put("barrier.loss", list_json(of.barrier));
-  fields.put("barrier.random_loss", list_json(of.random));
+  fields.put("barrier.loss", numbers_json(of.barrier));
+  fields.put("barrier.random_loss", numbers_json(of.random));
   return fields.finished();
 }
 
 void put_mean(const std::string& name, const std::vector<double>& values, const std::string& why,
               Fields& fields) {
-  fields.put(name, values.empty() ? Json(nullptr) : list_json(values), values.empty() ? why : "");
+  fields.put(name, values.empty() ? Json(nullptr) : numbers_json(values), values.empty() ? why : "");
   fields.put(name + "_mean", quantity(sum_of(values) / static_cast<double>(values.size()), why));
 }
 

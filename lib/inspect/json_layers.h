@@ -1,10 +1,20 @@
 // The parts of a report: layers by the number of their block.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 namespace exfusion {
+
+// null where not finite.
+inline nlohmann::ordered_json numbers_json(const std::vector<double>& values) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const double one : values)
+    list.push_back(std::isfinite(one) ? nlohmann::ordered_json(one) : nlohmann::ordered_json(nullptr));
+  return list;
+}
 
 // The layer of a block, made in its place where there is none yet.
 inline nlohmann::ordered_json& layer_of(nlohmann::ordered_json& layers, std::int64_t block) {

@@ -47,6 +47,13 @@ std::string head(const std::string& name, const Json& model, const std::string& 
 
 // ---- fused sets, interference, lens
 
+// The end of a sentence about an NMI: its z against a null, and what that shows.
+std::string against_null(const Json& layer, const char* z, const char* above, const char* within) {
+  if (!number_at(layer, z)) return ".\n";
+  const double value = value_at(layer, z);
+  return fmt::format(" (z {:.2f}): {}.\n", value, value > 3.0 ? above : within);
+}
+
 std::string fused_sentence(const Json& layer) {
   std::string line = fmt::format(
       "- layer {}: outputs of experts differ by {} of the layer's (functional diversity); fusing weights "
@@ -54,10 +61,8 @@ std::string fused_sentence(const Json& layer) {
       "of outputs changes {} of it. Preferred expert and class: NMI {} against {} +- {} of random directions",
       layer.at("layer").dump(), at(layer, "/fused/functional_diversity"), at(layer, "/fused/fusion_gap"),
       at(layer, "/fused/nmi_sample"), at(layer, "/fused/nmi_random_mean"), at(layer, "/fused/nmi_random_sd"));
-  if (!number_at(layer, "/fused/nmi_random_z")) return line + ".\n";
-  const double z = value_at(layer, "/fused/nmi_random_z");
-  return line + fmt::format(" (z {:.2f}): {}.\n", z,
-                            z > 3.0 ? "more than random offsets show" : "no more than random offsets show");
+  return line + against_null(layer, "/fused/nmi_random_z", "more than random offsets show",
+                             "no more than random offsets show");
 }
 
 std::string lens_sentence(const Json& layer) {
@@ -163,11 +168,8 @@ std::string virtual_sentence(const Json& layer) {
       at(layer, "/virtual/agreement_majority"), at(layer, "/virtual/among_chosen"),
       at(layer, "/virtual/among_chosen_ci"), at(layer, "/virtual/among_chosen_chance"),
       at(layer, "/virtual/nmi"), at(layer, "/virtual/nmi_random_mean"), at(layer, "/virtual/nmi_random_sd"));
-  if (!number_at(layer, "/virtual/nmi_random_z")) return line + ".\n";
-  const double z = value_at(layer, "/virtual/nmi_random_z");
-  return line +
-         fmt::format(" (z {:.2f}): {}.\n", z,
-                     z > 3.0 ? "more than sizes of outputs explain" : "no more than their sizes explain");
+  return line + against_null(layer, "/virtual/nmi_random_z", "more than sizes of outputs explain",
+                             "no more than their sizes explain");
 }
 
 std::string route_sentence(const Json& layer) {

@@ -86,22 +86,26 @@ ExpertSimilarity similarity_of(const WatchedLayer& layer) {
   const at::Tensor x = at::cat(layer.inputs), y = layer.output(x);
   const std::int64_t experts = layer.experts[0].size(0), hidden = layer.experts[0].size(1);
   ExpertSimilarity found{layer.block, expert_pairs(experts), x.size(0), x.size(1)};
-  std::vector<at::Tensor> outputs;
-  for (std::int64_t k = 0; k < experts; ++k) outputs.push_back(ffn_output(x, expert_of(layer.experts, k)));
   // What the expert adds to the layer; rounding errors of y say nothing.
   const auto offset = [&y](const at::Tensor& f) {
     const at::Tensor difference = f - y;
     const bool rounding = difference.norm().item<double>() <= kOutputRounding * y.norm().item<double>();
     return rounding ? at::zeros_like(y) : difference;
   };
+  std::vector<at::Tensor> outputs, offsets;
+  for (std::int64_t k = 0; k < experts; ++k) {
+    outputs.push_back(ffn_output(x, expert_of(layer.experts, k)));
+    offsets.push_back(offset(outputs.back()));
+  }
   const at::Tensor order = permutation(x.size(0), analysis::Purpose::shuffled_rows, 0, layer.block);
   for (std::uint32_t p = 0; p < found.pairs.size(); ++p) {
     const auto [i, j] = found.pairs[p];
-    const at::Tensor &f = outputs[static_cast<std::size_t>(i)], &g = outputs[static_cast<std::size_t>(j)];
+    const auto first = static_cast<std::size_t>(i), second = static_cast<std::size_t>(j);
+    const at::Tensor &f = outputs[first], &g = outputs[second], shuffled = g.index_select(0, order);
     found.cka.push_back(linear_cka(f, g));
-    found.cka_shuffled.push_back(linear_cka(f, g.index_select(0, order)));
-    found.cka_offset.push_back(linear_cka(offset(f), offset(g)));
-    found.cka_offset_shuffled.push_back(linear_cka(offset(f), offset(g.index_select(0, order))));
+    found.cka_shuffled.push_back(linear_cka(f, shuffled));
+    found.cka_offset.push_back(linear_cka(offsets[first], offsets[second]));
+    found.cka_offset_shuffled.push_back(linear_cka(offsets[first], offset(shuffled)));
     if (hidden > kMostMatched) continue;
     const FfnTensors one = expert_of(layer.experts, i), other = expert_of(layer.experts, j);
     found.aligned.push_back(aligned_cosine(one, other));
